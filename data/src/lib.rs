@@ -1,1 +1,23 @@
-//! x
+//! Vocabulary and storage: events, cuts, schemas, the disk, the log, the master dataset and
+//! the publication log.
+//!
+//! This crate knows no views, no HTTP and no threads of its own; everything in it is called
+//! by the layers above. It depends on no other crate of the workspace.
+
+pub mod clock;
+pub mod cut;
+pub mod delta;
+pub mod disk;
+pub mod error;
+pub mod log;
+pub mod master;
+pub mod publication;
+pub mod scan;
+pub mod schema;
+pub mod store;
+pub mod tail;
+
+pub use clock::{Clock, SystemClock};
+pub use cut::{Cut, CutRange, Position};
+pub use disk::{Disk, RealDisk};
+pub use error::{DataError, Result};

@@ -1,0 +1,184 @@
+//! The master dataset as a Delta table, for the readers that users have.
+//!
+//! The publication log decides what is in the dataset; Delta's log follows it. A commit
+//! carries the master version as an application transaction, so after any doubt the table
+//! is opened again, asked how far it is, and rolled forward: a file is never added twice
+//! and never left out.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use deltalake::kernel::engine::arrow_conversion::TryIntoKernel;
+use deltalake::kernel::transaction::{CommitBuilder, CommitProperties};
+use deltalake::kernel::{Action, Add, MetadataExt, StructType, Transaction};
+use deltalake::operations::create::CreateBuilder;
+use deltalake::protocol::{DeltaOperation, SaveMode};
+use deltalake::{DeltaTable, DeltaTableBuilder, DeltaTableError};
+use url::Url;
+
+use crate::disk::Disk;
+use crate::error::Result;
+use crate::publication::StreamState;
+use crate::schema::StreamDefinition;
+use crate::store::DiskStore;
+
+/// The application id of the engine's transactions in the Delta log.
+const APPLICATION: &str = "lambdalake";
+
+/// Commits between two checkpoints; the handle is opened anew after each.
+const COMMITS_PER_CHECKPOINT: u64 = 100;
+
+/// Characters that Delta (without column mapping) refuses in a column name.
+const REFUSED_IN_NAMES: [char; 10] = [' ', ',', ';', '{', '}', '(', ')', '\n', '\t', '='];
+
+/// A stream's Delta table, open. One per stream, owned by the thread that flushes it.
+pub struct DeltaMirror {
+    disk: Arc<dyn Disk>,
+    folder: String,
+    table: Option<DeltaTable>,
+}
+
+/// Why a stream has no Delta table: a column name that Delta cannot carry.
+pub fn refused_column(definition: &StreamDefinition) -> Option<String> {
+    fn refused(columns: &[crate::schema::Column]) -> Option<String> {
+        columns.iter().find_map(|column| {
+            if column.name.is_empty() || column.name.contains(REFUSED_IN_NAMES) {
+                return Some(column.name.clone());
+            }
+            match &column.column_type {
+                crate::schema::ColumnType::Object(inner) => refused(inner),
+                crate::schema::ColumnType::List(item) => match &item.column_type {
+                    crate::schema::ColumnType::Object(inner) => refused(inner),
+                    _ => None,
+                },
+                _ => None,
+            }
+        })
+    }
+    refused(&definition.columns)
+}
+
+impl DeltaMirror {
+    pub fn new(disk: Arc<dyn Disk>, definition: &StreamDefinition) -> Self {
+        Self {
+            disk,
+            folder: definition.master_folder(),
+            table: None,
+        }
+    }
+
+    /// Brings the Delta table to the published state of the stream. After an error the
+    /// table is behind but right; the next call rolls it forward.
+    pub async fn roll_forward(&mut self, state: &StreamState) -> Result<()> {
+        if refused_column(&state.definition).is_some() {
+            return Ok(());
+        }
+        let result = self.try_roll_forward(state).await;
+        if result.is_err() {
+            self.table = None;
+        }
+        result
+    }
+
+    async fn try_roll_forward(&mut self, state: &StreamState) -> Result<()> {
+        let mut table = match self.table.take() {
+            Some(table) => table,
+            None => self.open(&state.definition).await?,
+        };
+        let log_store = table.log_store();
+        let done = table
+            .snapshot()?
+            .transaction_version(log_store.as_ref(), APPLICATION)
+            .await?
+            .unwrap_or(0);
+        if done as u64 >= state.master_version {
+            self.table = Some(table);
+            return Ok(());
+        }
+        let mut actions = Vec::new();
+        let schema = kernel_schema(&state.definition)?;
+        if table.snapshot()?.schema().as_ref() != &schema {
+            let metadata = table
+                .snapshot()?
+                .metadata()
+                .clone()
+                .with_schema(&schema)
+                .map_err(DeltaTableError::from)?;
+            actions.push(Action::Metadata(metadata));
+        }
+        actions.extend(
+            state
+                .files
+                .iter()
+                .filter(|file| file.version > done as u64)
+                .map(|file| {
+                    Action::Add(Add {
+                        path: file.path.clone(),
+                        partition_values: HashMap::new(),
+                        size: file.bytes as i64,
+                        modification_time: state.created_at_micros / 1000,
+                        data_change: true,
+                        stats: Some(format!("{{\"numRecords\":{}}}", file.rows)),
+                        tags: None,
+                        deletion_vector: None,
+                        base_row_id: None,
+                        default_row_commit_version: None,
+                        clustering_provider: None,
+                    })
+                }),
+        );
+        let next = table.version().map_or(0, |version| version + 1);
+        let is_checkpoint = next > 0 && next.is_multiple_of(COMMITS_PER_CHECKPOINT);
+        let properties = CommitProperties::default()
+            .with_application_transactions(vec![Transaction::new(
+                APPLICATION,
+                state.master_version as i64,
+            )])
+            .with_create_checkpoint(is_checkpoint)
+            .with_cleanup_expired_logs(Some(false));
+        let operation = DeltaOperation::Write {
+            mode: SaveMode::Append,
+            partition_by: None,
+            predicate: None,
+        };
+        let commit = CommitBuilder::from(properties)
+            .with_actions(actions)
+            .build(Some(table.snapshot()?), log_store, operation)
+            .await?;
+        table.state = Some(commit.snapshot());
+        self.table = (!is_checkpoint).then_some(table);
+        Ok(())
+    }
+
+    async fn open(&self, definition: &StreamDefinition) -> Result<DeltaTable> {
+        let store = Arc::new(DiskStore::new(Arc::clone(&self.disk), &self.folder));
+        let location = table_url(&self.folder)?;
+        let builder = || -> Result<DeltaTableBuilder> {
+            Ok(DeltaTableBuilder::from_url(location.clone())?
+                .with_storage_backend(Arc::clone(&store) as _, location.clone()))
+        };
+        match builder()?.load().await {
+            Ok(table) => Ok(table),
+            Err(DeltaTableError::NotATable(_)) => {
+                let log_store = builder()?.build_storage()?;
+                let schema = kernel_schema(definition)?;
+                Ok(CreateBuilder::new()
+                    .with_log_store(log_store)
+                    .with_table_name(&definition.name)
+                    .with_columns(schema.fields().cloned())
+                    .await?)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+fn kernel_schema(definition: &StreamDefinition) -> Result<StructType> {
+    Ok(definition.stored_schema().as_ref().try_into_kernel()?)
+}
+
+/// Only a name for the log store; all access goes through the injected disk.
+fn table_url(folder: &str) -> Result<Url> {
+    Url::parse(&format!("memory:///{folder}"))
+        .map_err(|error| DeltaTableError::InvalidTableLocation(format!("{folder}: {error}")).into())
+}

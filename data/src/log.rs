@@ -1,0 +1,362 @@
+//! The log: what makes an acknowledgement true.
+//!
+//! One log per stream, in segments. A *frame* is one request with all its shards, so a
+//! request is in entirely or not at all:
+//!
+//! ```text
+//! segment  = magic(8) frame*
+//! frame    = length(u32) crc32c(u32) payload            little-endian, crc of the payload
+//! payload  = header_length(u32) header(JSON) events(Arrow IPC stream, hidden columns too)
+//! ```
+//!
+//! Frames written together and synced once (group commit) carry one group number. That
+//! number tells a torn tail from damage: a broken frame followed by frames of a *later*
+//! group was acknowledged once, so it is reported; a broken frame with nothing later
+//! behind it never was, so it is cut off.
+//!
+//! The log knows no views and no Parquet. It is opened, replayed once, appended to, and
+//! told up to which cut it may forget.
+
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::ipc::reader::StreamReader;
+use arrow::ipc::writer::StreamWriter;
+use serde::{Deserialize, Serialize};
+
+use crate::cut::{Cut, CutRange};
+use crate::disk::{AppendFile, Disk};
+use crate::error::{DataError, Result};
+use crate::schema::{Column, columns_of};
+
+const MAGIC: &[u8; 8] = b"LLLOG\x00\x00\x01";
+const FRAME_HEAD_BYTES: usize = 8;
+
+/// No frame is longer: a request body is limited far below this. A greater length is noise.
+const MAX_FRAME_BYTES: usize = 1 << 31;
+
+/// What a frame says of itself, beside its events.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FrameHeader {
+    /// Frames of one group commit share a group; groups count up by one.
+    pub group: u64,
+    pub request_id: String,
+    pub ingested_at_micros: i64,
+    pub schema_id: u32,
+    /// The stream's columns from this frame on, when it brought new ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub new_columns: Option<Vec<Column>>,
+    pub range: CutRange,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idempotency_key: Option<String>,
+}
+
+/// One request in the log.
+#[derive(Clone, Debug)]
+pub struct Frame {
+    pub header: FrameHeader,
+    /// The events with their hidden columns.
+    pub events: RecordBatch,
+}
+
+impl Frame {
+    /// The bytes that [`Log::append`] takes.
+    pub fn encode(&self) -> Result<Vec<u8>> {
+        let header = serde_json::to_vec(&self.header)?;
+        let mut bytes = vec![0; FRAME_HEAD_BYTES];
+        bytes.extend_from_slice(&(header.len() as u32).to_le_bytes());
+        bytes.extend_from_slice(&header);
+        let mut writer = StreamWriter::try_new(&mut bytes, &self.events.schema())?;
+        writer.write(&self.events)?;
+        writer.finish()?;
+        drop(writer);
+        let payload = &bytes[FRAME_HEAD_BYTES..];
+        let (length, crc) = (payload.len() as u32, crc32c::crc32c(payload));
+        bytes[..4].copy_from_slice(&length.to_le_bytes());
+        bytes[4..8].copy_from_slice(&crc.to_le_bytes());
+        Ok(bytes)
+    }
+
+    fn decode(payload: &[u8]) -> Result<Self> {
+        let header = read_header(payload)?;
+        let start = 4 + header_length(payload).unwrap_or(0);
+        let mut reader = StreamReader::try_new(&payload[start..], None)?;
+        let batch = reader.next().transpose()?;
+        let events = batch.unwrap_or_else(|| RecordBatch::new_empty(reader.schema()));
+        Ok(Self { header, events })
+    }
+}
+
+fn header_length(payload: &[u8]) -> Option<usize> {
+    let length = u32::from_le_bytes(payload.get(..4)?.try_into().ok()?) as usize;
+    (4 + length <= payload.len()).then_some(length)
+}
+
+fn read_header(payload: &[u8]) -> Result<FrameHeader> {
+    let length = header_length(payload).ok_or_else(|| {
+        DataError::Arrow(arrow::error::ArrowError::IpcError(
+            "frame header is cut off".to_owned(),
+        ))
+    })?;
+    Ok(serde_json::from_slice(&payload[4..4 + length])?)
+}
+
+/// Columns for [`FrameHeader::new_columns`].
+pub fn frame_columns(schema: &arrow::datatypes::Schema) -> Result<Vec<Column>> {
+    columns_of(schema)
+}
+
+#[derive(Debug)]
+struct Segment {
+    number: u64,
+    path: String,
+    /// End of the last frame in it; the segment may go once a publication covers this.
+    end: Option<Cut>,
+}
+
+/// One stream's log, open for appending.
+pub struct Log {
+    disk: Arc<dyn Disk>,
+    folder: String,
+    segment_bytes: u64,
+    segments: Vec<Segment>,
+    file: Option<Box<dyn AppendFile>>,
+    written: u64,
+    group: u64,
+    /// Set by the first failed write or sync; the log takes nothing after it.
+    failed: bool,
+}
+
+impl Log {
+    /// Opens the log and hands every frame that `covered` does not cover to `replay`, in
+    /// order. A torn tail is cut off; damage before it is an error naming the segment.
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        folder: &str,
+        segment_bytes: u64,
+        covered: &Cut,
+        replay: &mut dyn FnMut(Frame) -> Result<()>,
+    ) -> Result<Self> {
+        let mut log = Self {
+            disk,
+            folder: folder.to_owned(),
+            segment_bytes,
+            segments: Vec::new(),
+            file: None,
+            written: 0,
+            group: 0,
+            failed: false,
+        };
+        let files = log.disk.list(folder)?;
+        for (index, info) in files.iter().enumerate() {
+            let number = info
+                .path
+                .rsplit('/')
+                .next()
+                .and_then(|name| name.parse().ok());
+            let Some(number) = number else {
+                return Err(damaged(
+                    &info.path,
+                    "not a log segment; remove it".to_owned(),
+                ));
+            };
+            let is_last = index + 1 == files.len();
+            let end = log.read_segment(&info.path, is_last, covered, replay)?;
+            log.segments.push(Segment {
+                number,
+                path: info.path.clone(),
+                end,
+            });
+        }
+        Ok(log)
+    }
+
+    fn read_segment(
+        &mut self,
+        path: &str,
+        is_last: bool,
+        covered: &Cut,
+        replay: &mut dyn FnMut(Frame) -> Result<()>,
+    ) -> Result<Option<Cut>> {
+        let bytes = self.disk.read(path)?.unwrap_or_default();
+        if bytes.len() < MAGIC.len() || &bytes[..MAGIC.len()] != MAGIC {
+            if is_last && bytes.iter().all(|&byte| byte == 0) || bytes.len() < MAGIC.len() {
+                self.disk.remove(path)?;
+                return Ok(None);
+            }
+            return Err(damaged(
+                path,
+                "it does not begin as a log segment".to_owned(),
+            ));
+        }
+        let mut at = MAGIC.len();
+        let mut end = None;
+        while let Some(payload) = whole_frame(&bytes, at) {
+            let header = read_header(payload)?;
+            self.group = header.group;
+            end = Some(header.range.to.clone());
+            if !covered.covers(&header.range.to) {
+                let frame = Frame::decode(payload)
+                    .map_err(|error| damaged(path, format!("frame at byte {at}: {error}")))?;
+                replay(frame)?;
+            }
+            at += FRAME_HEAD_BYTES + payload.len();
+        }
+        if at < bytes.len() {
+            self.settle_broken_tail(path, is_last, &bytes, at)?;
+        }
+        Ok(end)
+    }
+
+    /// Decides what a frame that does not check is: damage (an error) or a torn tail.
+    fn settle_broken_tail(&self, path: &str, is_last: bool, bytes: &[u8], at: usize) -> Result<()> {
+        if !is_last {
+            return Err(damaged(
+                path,
+                format!("frame at byte {at} fails its checksum"),
+            ));
+        }
+        let later = (at + 1..bytes.len()).find_map(|start| {
+            let header = read_header(whole_frame(bytes, start)?).ok()?;
+            (header.group > self.group + 1).then_some(header.group)
+        });
+        if let Some(group) = later {
+            return Err(damaged(
+                path,
+                format!(
+                    "frame at byte {at} fails its checksum, but group {group} behind it is whole: \
+                     acknowledged events are lost"
+                ),
+            ));
+        }
+        tracing::warn!(
+            path,
+            at,
+            bytes = bytes.len() - at,
+            "cutting a torn tail off the log"
+        );
+        self.disk.truncate(path, at as u64)
+    }
+
+    /// The group number for the next group commit.
+    pub fn next_group(&self) -> u64 {
+        self.group + 1
+    }
+
+    /// Appends encoded frames of one group and returns once they are on the medium.
+    ///
+    /// On an error nothing of the group may be acknowledged. A full disk leaves the log
+    /// usable: the half-written group is cut off and the caller may try again later. Any
+    /// other error is final.
+    pub fn append(&mut self, frames: &[Vec<u8>], end: &Cut) -> Result<()> {
+        if self.failed {
+            return Err(DataError::Io {
+                operation: "append to",
+                path: self.folder.clone().into(),
+                source: std::io::Error::other("an earlier write failed; restart the engine"),
+            });
+        }
+        match self.try_append(frames, end) {
+            Ok(()) => {
+                self.group += 1;
+                Ok(())
+            }
+            Err(error @ DataError::DiskFull { .. }) => {
+                self.failed = true;
+                self.drop_half_written_group()?;
+                self.failed = false;
+                Err(error)
+            }
+            Err(error) => {
+                self.failed = true;
+                Err(error)
+            }
+        }
+    }
+
+    fn try_append(&mut self, frames: &[Vec<u8>], end: &Cut) -> Result<()> {
+        if self.file.is_none() || self.written >= self.segment_bytes {
+            self.roll()?;
+        }
+        let (Some(file), Some(segment)) = (&mut self.file, self.segments.last_mut()) else {
+            return Err(damaged(&self.folder, "no open segment".to_owned()));
+        };
+        let mut bytes = 0;
+        for frame in frames {
+            file.append(frame)?;
+            bytes += frame.len() as u64;
+        }
+        file.sync()?;
+        self.written += bytes;
+        segment.end = Some(end.clone());
+        Ok(())
+    }
+
+    fn drop_half_written_group(&mut self) -> Result<()> {
+        self.file = None;
+        let Some(segment) = self.segments.last() else {
+            return Ok(());
+        };
+        if self
+            .disk
+            .head(&segment.path)?
+            .is_some_and(|info| info.bytes > self.written)
+        {
+            self.disk.truncate(&segment.path, self.written)?;
+        }
+        if self.written < MAGIC.len() as u64 {
+            self.disk.remove(&segment.path)?;
+            self.segments.pop();
+        }
+        Ok(())
+    }
+
+    fn roll(&mut self) -> Result<()> {
+        let number = self.segments.last().map_or(1, |segment| segment.number + 1);
+        let path = format!("{}/{number:020}", self.folder);
+        self.written = 0;
+        let mut file = self.disk.append_file(&path)?;
+        self.segments.push(Segment {
+            number,
+            path,
+            end: None,
+        });
+        file.append(MAGIC)?;
+        self.written = MAGIC.len() as u64;
+        self.file = Some(file);
+        Ok(())
+    }
+
+    /// Removes the segments that `covered` covers entirely; the open one stays.
+    pub fn forget(&mut self, covered: &Cut) -> Result<()> {
+        while self.segments.len() > 1 {
+            let first = &self.segments[0];
+            if first.end.as_ref().is_some_and(|end| !covered.covers(end)) {
+                break;
+            }
+            self.disk.remove(&first.path)?;
+            self.segments.remove(0);
+        }
+        Ok(())
+    }
+}
+
+/// The payload of the frame that begins at `at`, if it is whole and checks.
+fn whole_frame(bytes: &[u8], at: usize) -> Option<&[u8]> {
+    let head = bytes.get(at..at + FRAME_HEAD_BYTES)?;
+    let length = u32::from_le_bytes(head[..4].try_into().ok()?) as usize;
+    let crc = u32::from_le_bytes(head[4..].try_into().ok()?);
+    if length == 0 || length > MAX_FRAME_BYTES {
+        return None;
+    }
+    let start = at + FRAME_HEAD_BYTES;
+    let payload = bytes.get(start..start + length)?;
+    (crc32c::crc32c(payload) == crc).then_some(payload)
+}
+
+fn damaged(path: &str, reason: String) -> DataError {
+    DataError::Damaged {
+        path: path.into(),
+        reason,
+    }
+}

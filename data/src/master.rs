@@ -1,0 +1,109 @@
+//! The master dataset: every event, as immutable Parquet files.
+//!
+//! A flush turns the tail up to a cut into one zstd Parquet file, sorted by event time (then
+//! shard and offset, so that the file is the same whatever the order of arrival within it),
+//! with statistics per page. Hidden columns are stored with every event.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch};
+use arrow::compute::{SortColumn, SortOptions, concat_batches, lexsort_to_indices, take_arrays};
+use arrow::datatypes::SchemaRef;
+use parquet::arrow::ArrowWriter;
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::file::properties::{EnabledStatistics, WriterProperties};
+
+use crate::cut::CutRange;
+use crate::disk::{Disk, StagedWriter};
+use crate::error::Result;
+use crate::publication::MasterFile;
+use crate::schema::{OFFSET, SHARD, StreamDefinition, adapt};
+use crate::tail::TailPart;
+
+/// Rows of a row group: small enough that a time range skips most of a file, large enough
+/// that a page holds thousands of values.
+pub const ROW_GROUP_ROWS: usize = 131_072;
+
+/// zstd level of stored files; 3 is the library's own default trade.
+const ZSTD_LEVEL: i32 = 3;
+
+/// The Parquet settings of every file the engine writes.
+pub fn writer_properties() -> Result<WriterProperties> {
+    Ok(WriterProperties::builder()
+        .set_compression(Compression::ZSTD(ZstdLevel::try_new(ZSTD_LEVEL)?))
+        .set_statistics_enabled(EnabledStatistics::Page)
+        .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
+        .set_created_by(format!("lambdalake {}", env!("CARGO_PKG_VERSION")))
+        .build())
+}
+
+/// Writes the events of a sealed part as a file of the master dataset. `None` if it is
+/// empty. The file is durable on return, but in no dataset until it is published.
+pub fn write_part(
+    disk: &dyn Disk,
+    definition: &StreamDefinition,
+    part: &TailPart,
+    version: u64,
+) -> Result<Option<MasterFile>> {
+    if part.rows() == 0 {
+        return Ok(None);
+    }
+    let schema = definition.stored_schema();
+    let batches = part
+        .chunks
+        .iter()
+        .map(|chunk| adapt(&chunk.events, &schema))
+        .collect::<Result<Vec<_>>>()?;
+    let events = concat_batches(&schema, &batches)?;
+    drop(batches);
+    let sorted = sort_events(&events, definition.event_time.as_deref())?;
+    drop(events);
+
+    let name = format!("{version:010}-{}.parquet", uuid::Uuid::new_v4());
+    let path = format!("{}/{name}", definition.master_folder());
+    let (bytes, crc32c) = write_parquet(disk, &path, &schema, [sorted])?;
+    let range: CutRange = part.range();
+    Ok(Some(MasterFile {
+        path: name,
+        rows: range.events(),
+        range,
+        bytes,
+        crc32c,
+        schema_id: definition.schema_id,
+        version,
+    }))
+}
+
+/// Writes one shared Parquet file; returns its length and checksum.
+pub fn write_parquet(
+    disk: &dyn Disk,
+    path: &str,
+    schema: &SchemaRef,
+    batches: impl IntoIterator<Item = RecordBatch>,
+) -> Result<(u64, u32)> {
+    let staged = StagedWriter::new(disk.stage(path)?);
+    let mut writer = ArrowWriter::try_new(staged, Arc::clone(schema), Some(writer_properties()?))?;
+    for batch in batches {
+        writer.write(&batch)?;
+    }
+    writer.into_inner()?.publish()
+}
+
+fn sort_events(events: &RecordBatch, event_time: Option<&str>) -> Result<RecordBatch> {
+    let options = Some(SortOptions {
+        descending: false,
+        nulls_first: false,
+    });
+    let keys: Vec<SortColumn> = [event_time, Some(SHARD), Some(OFFSET)]
+        .into_iter()
+        .flatten()
+        .filter_map(|name| events.column_by_name(name))
+        .map(|values| SortColumn {
+            values: Arc::clone(values),
+            options,
+        })
+        .collect();
+    let order = lexsort_to_indices(&keys, None)?;
+    let columns: Vec<ArrayRef> = take_arrays(events.columns(), &order, None)?;
+    Ok(RecordBatch::try_new(events.schema(), columns)?)
+}

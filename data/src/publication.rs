@@ -1,0 +1,184 @@
+//! The publication log: the one source of truth about what is in the master dataset and
+//! in which states files every view lives.
+//!
+//! Each entry is a create-only, checksummed file that names everything; the newest whole
+//! entry counts. Several tables change together because one entry names them all. Delta's
+//! log is for other readers and is rolled forward from here ([`crate::master`]).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::cut::{Cut, CutRange};
+use crate::disk::Disk;
+use crate::error::{DataError, Result};
+use crate::schema::StreamDefinition;
+
+const FOLDER: &str = "publications";
+const FORMAT_VERSION: u32 = 1;
+
+/// How many entries stay behind the newest one, for a reader of history and for repair.
+const KEPT_ENTRIES: u64 = 16;
+
+/// A Parquet file of the master dataset.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MasterFile {
+    /// Relative to the stream's master folder.
+    pub path: String,
+    pub range: CutRange,
+    pub rows: u64,
+    pub bytes: u64,
+    pub crc32c: u32,
+    pub schema_id: u32,
+    /// The master version that brought it.
+    pub version: u64,
+}
+
+/// A Parquet file of view states.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatesFile {
+    /// Relative to the data root.
+    pub path: String,
+    pub rows: u64,
+    pub bytes: u64,
+    pub crc32c: u32,
+}
+
+/// States of the events in `range`, in zero or more files (none if there are no states).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredPane {
+    pub range: CutRange,
+    pub files: Vec<StatesFile>,
+}
+
+/// What a recompute made: states of everything before `cut`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ViewVersion {
+    pub number: u64,
+    pub cut: Cut,
+    pub files: Vec<StatesFile>,
+    pub created_at_micros: i64,
+    pub run_id: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StreamState {
+    pub definition: StreamDefinition,
+    /// Counts the flushes; 0 is the empty dataset.
+    pub master_version: u64,
+    /// Everything before it is in `files`.
+    pub cut: Cut,
+    pub files: Vec<MasterFile>,
+    pub created_at_micros: i64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ViewState {
+    pub name: String,
+    pub incarnation: u64,
+    pub stream: String,
+    /// The SELECT as it was given.
+    pub select: String,
+    /// States made under another definition, schema or engine never mix: see `views`.
+    pub definition_hash: String,
+    pub recompute_every_ms: Option<u64>,
+    pub version: Option<ViewVersion>,
+    /// Ordered and disjoint, all above the version's cut. What is missing between them is
+    /// mapped again from the master dataset.
+    pub panes: Vec<StoredPane>,
+    pub created_at_micros: i64,
+}
+
+impl ViewState {
+    /// Everything before it is in the version.
+    pub fn batch_cut(&self, shards: u32) -> Cut {
+        self.version
+            .as_ref()
+            .map_or_else(|| Cut::start(shards), |version| version.cut.clone())
+    }
+
+    /// Where the states files of this view lie.
+    pub fn folder(&self) -> String {
+        format!("views/{}-{}", self.name, self.incarnation)
+    }
+}
+
+/// One entry: the whole durable state of the engine.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Publication {
+    pub number: u64,
+    pub streams: BTreeMap<String, Arc<StreamState>>,
+    pub views: BTreeMap<String, Arc<ViewState>>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Envelope<'a> {
+    format_version: u32,
+    crc32c: u32,
+    #[serde(borrow)]
+    body: &'a serde_json::value::RawValue,
+}
+
+/// The publication log, open. One writer, who holds it.
+#[derive(Debug)]
+pub struct PublicationLog {
+    disk: Arc<dyn Disk>,
+}
+
+fn path_of(number: u64) -> String {
+    format!("{FOLDER}/{number:020}")
+}
+
+impl PublicationLog {
+    /// Opens the log and reads the newest entry. A damaged newest entry is an error: what
+    /// it named may have been acknowledged and the log segments behind it may be gone.
+    pub fn open(disk: Arc<dyn Disk>) -> Result<(Self, Publication)> {
+        let newest = disk.list(FOLDER)?.pop();
+        let publication = match newest {
+            Some(info) => read_entry(disk.as_ref(), &info.path)?,
+            None => Publication::default(),
+        };
+        Ok((Self { disk }, publication))
+    }
+
+    /// Makes `next` the newest entry; it must carry the next number. Durable on return.
+    pub fn publish(&self, next: &Publication) -> Result<()> {
+        let body = serde_json::value::to_raw_value(next)?;
+        let crc32c = crc32c::crc32c(body.get().as_bytes());
+        let entry = Envelope {
+            format_version: FORMAT_VERSION,
+            crc32c,
+            body: &body,
+        };
+        self.disk
+            .put_if_absent(&path_of(next.number), &serde_json::to_vec(&entry)?)?;
+        if let Some(old) = next.number.checked_sub(KEPT_ENTRIES) {
+            self.disk.remove(&path_of(old))?;
+        }
+        Ok(())
+    }
+}
+
+fn read_entry(disk: &dyn Disk, path: &str) -> Result<Publication> {
+    let damaged = |reason: String| DataError::Damaged {
+        path: path.into(),
+        reason,
+    };
+    let bytes = disk
+        .read(path)?
+        .ok_or_else(|| damaged("it vanished".to_owned()))?;
+    let entry: Envelope =
+        serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
+    if entry.format_version > FORMAT_VERSION {
+        return Err(DataError::UnknownVersion {
+            path: path.into(),
+            found: entry.format_version,
+            known: FORMAT_VERSION,
+        });
+    }
+    if crc32c::crc32c(entry.body.get().as_bytes()) != entry.crc32c {
+        return Err(damaged("its checksum does not match".to_owned()));
+    }
+    serde_json::from_str(entry.body.get()).map_err(|error| damaged(error.to_string()))
+}

@@ -1,0 +1,121 @@
+//! Plans that read the engine's own Parquet files.
+//!
+//! All reads go through one object store, registered under [`STORE_URL`] with nothing else
+//! beside it, so that no plan can reach a file outside the data root.
+
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use datafusion::common::ScalarValue;
+use datafusion::datasource::listing::PartitionedFile;
+use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource};
+use datafusion::datasource::source::DataSourceExec;
+use datafusion::execution::object_store::ObjectStoreUrl;
+use datafusion::logical_expr::Operator;
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::expressions::{BinaryExpr, Column, Literal};
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::empty::EmptyExec;
+
+use crate::cut::CutRange;
+use crate::error::Result;
+use crate::schema::{OFFSET, SHARD};
+
+/// Where the engine's object store is registered.
+pub const STORE_URL: &str = "lake://root";
+
+/// A file to read: its path below the data root and its length.
+#[derive(Clone, Debug)]
+pub struct ScanFile {
+    pub path: String,
+    pub bytes: u64,
+}
+
+/// Reads `files` in `partitions` streams. `projection` indexes `schema`; a column that a
+/// file lacks reads as null. `predicate` (over the whole `schema`) prunes files, row groups
+/// and pages, and filters rows; without files the plan is empty.
+pub fn parquet_scan(
+    files: &[ScanFile],
+    schema: &SchemaRef,
+    projection: Option<&[usize]>,
+    predicate: Option<Arc<dyn PhysicalExpr>>,
+    limit: Option<usize>,
+    partitions: usize,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    if files.is_empty() {
+        let schema = match projection {
+            Some(indices) => Arc::new(schema.project(indices)?),
+            None => Arc::clone(schema),
+        };
+        return Ok(Arc::new(EmptyExec::new(schema)));
+    }
+    let mut source = ParquetSource::new(Arc::clone(schema)).with_enable_page_index(true);
+    if let Some(predicate) = predicate {
+        source = source.with_predicate(predicate).with_pushdown_filters(true);
+    }
+    let config = FileScanConfigBuilder::new(ObjectStoreUrl::parse(STORE_URL)?, Arc::new(source))
+        .with_file_groups(spread(files, partitions))
+        .with_projection_indices(projection.map(<[usize]>::to_vec))?
+        .with_limit(limit)
+        .build();
+    Ok(DataSourceExec::from_data_source(config))
+}
+
+/// Puts each file into the group that has the fewest bytes so far.
+fn spread(files: &[ScanFile], partitions: usize) -> Vec<FileGroup> {
+    let groups = partitions.clamp(1, files.len());
+    let mut spread: Vec<(u64, Vec<PartitionedFile>)> = vec![(0, Vec::new()); groups];
+    for file in files {
+        if let Some(group) = spread.iter_mut().min_by_key(|group| group.0) {
+            group.0 += file.bytes;
+            group
+                .1
+                .push(PartitionedFile::new(file.path.clone(), file.bytes));
+        }
+    }
+    spread
+        .into_iter()
+        .map(|(_, files)| FileGroup::new(files))
+        .collect()
+}
+
+/// True for the events of `range`, over a schema with the hidden columns.
+pub fn in_range(schema: &SchemaRef, range: &CutRange) -> Result<Arc<dyn PhysicalExpr>> {
+    let column = |name: &str| -> Result<Arc<dyn PhysicalExpr>> {
+        Ok(Arc::new(Column::new(name, schema.index_of(name)?)))
+    };
+    let compare = |left, operator, value: ScalarValue| -> Arc<dyn PhysicalExpr> {
+        Arc::new(BinaryExpr::new(
+            left,
+            operator,
+            Arc::new(Literal::new(value)),
+        ))
+    };
+    let both = |left, operator, right| -> Arc<dyn PhysicalExpr> {
+        Arc::new(BinaryExpr::new(left, operator, right))
+    };
+    let mut any: Arc<dyn PhysicalExpr> = Arc::new(Literal::new(ScalarValue::Boolean(Some(false))));
+    for shard in 0..range.to.shards() {
+        let (from, to) = (
+            range.from.offset(shard) as i64,
+            range.to.offset(shard) as i64,
+        );
+        if from >= to {
+            continue;
+        }
+        let in_shard = compare(
+            column(SHARD)?,
+            Operator::Eq,
+            ScalarValue::Int32(Some(shard as i32)),
+        );
+        let after = compare(
+            column(OFFSET)?,
+            Operator::GtEq,
+            ScalarValue::Int64(Some(from)),
+        );
+        let before = compare(column(OFFSET)?, Operator::Lt, ScalarValue::Int64(Some(to)));
+        let all = both(both(in_shard, Operator::And, after), Operator::And, before);
+        any = both(any, Operator::Or, all);
+    }
+    Ok(any)
+}
