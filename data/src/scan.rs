@@ -13,9 +13,10 @@ use datafusion::datasource::source::DataSourceExec;
 use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::logical_expr::Operator;
 use datafusion::physical_expr::PhysicalExpr;
-use datafusion::physical_expr::expressions::{BinaryExpr, Column, Literal};
+use datafusion::physical_expr::expressions::{BinaryExpr, CastExpr, Column, Literal};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
+use datafusion::physical_plan::projection::ProjectionExec;
 
 use crate::cut::CutRange;
 use crate::error::Result;
@@ -118,4 +119,24 @@ pub fn in_range(schema: &SchemaRef, range: &CutRange) -> Result<Arc<dyn Physical
         any = both(any, Operator::Or, all);
     }
     Ok(any)
+}
+
+/// Brings a scan to the exact types a view was compiled with (nested fields may have grown).
+pub fn cast_to(
+    input: Arc<dyn ExecutionPlan>,
+    schema: &SchemaRef,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    let same = |(a, b): (&Arc<arrow::datatypes::Field>, &Arc<arrow::datatypes::Field>)| {
+        a.data_type() == b.data_type()
+    };
+    if input.schema().fields().iter().zip(schema.fields()).all(same) {
+        return Ok(input);
+    }
+    let exprs = schema.fields().iter().enumerate().map(|(index, field)| {
+        let column: Arc<dyn PhysicalExpr> = Arc::new(Column::new(field.name(), index));
+        let expr: Arc<dyn PhysicalExpr> =
+            Arc::new(CastExpr::new(column, field.data_type().clone(), None));
+        (expr, field.name().clone())
+    });
+    Ok(Arc::new(ProjectionExec::try_new(exprs.collect::<Vec<_>>(), input)?))
 }

@@ -1,0 +1,68 @@
+//! A pass-through plan node that counts rows, so that a run can tell its progress.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use datafusion::error::Result;
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::{
+    DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties,
+};
+use futures::StreamExt;
+
+use crate::job::Progress;
+
+#[derive(Debug)]
+pub(crate) struct CountExec {
+    input: Arc<dyn ExecutionPlan>,
+    progress: Arc<Progress>,
+}
+
+impl CountExec {
+    pub(crate) fn new(input: Arc<dyn ExecutionPlan>, progress: Arc<Progress>) -> Self {
+        Self { input, progress }
+    }
+}
+
+impl DisplayAs for CountExec {
+    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CountExec")
+    }
+}
+
+impl ExecutionPlan for CountExec {
+    fn name(&self) -> &str {
+        "CountExec"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        self.input.properties()
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        vec![&self.input]
+    }
+
+    fn with_new_children(
+        self: Arc<Self>,
+        mut children: Vec<Arc<dyn ExecutionPlan>>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        Ok(Arc::new(Self::new(children.remove(0), Arc::clone(&self.progress))))
+    }
+
+    fn execute(
+        &self,
+        partition: usize,
+        context: Arc<TaskContext>,
+    ) -> Result<SendableRecordBatchStream> {
+        let progress = Arc::clone(&self.progress);
+        let stream = self.input.execute(partition, context)?.inspect(move |batch| {
+            if let Ok(batch) = batch {
+                progress.rows_read.fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
+            }
+        });
+        Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), stream)))
+    }
+}

@@ -1,0 +1,176 @@
+//! One recompute, from a description to states files.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use arrow::array::RecordBatch;
+use arrow::compute::SortOptions;
+use arrow::datatypes::SchemaRef;
+use datafusion::execution::TaskContext;
+use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_expr::{LexOrdering, PhysicalSortExpr};
+use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
+use datafusion::physical_plan::sorts::sort::SortExec;
+use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMergeExec;
+use datafusion::physical_plan::{ExecutionPlan, execute_stream};
+use futures::StreamExt;
+use lambdalake_data::disk::{Disk, StagedWriter};
+use lambdalake_data::master::writer_properties;
+use lambdalake_data::publication::StatesFile;
+use lambdalake_data::scan::{ScanFile, parquet_scan};
+use lambdalake_views::View;
+use parquet::arrow::ArrowWriter;
+
+use crate::audit::{Audit, audit};
+use crate::error::BatchError;
+
+/// A states file is closed beyond this many bytes in memory and another begun.
+const STATES_FILE_BYTES: usize = 256 << 20;
+
+/// What to do. Everything in it is immutable, so a run can be repeated.
+pub struct RecomputeJob {
+    pub run_id: String,
+    pub view: Arc<View>,
+    /// The stream's stored columns.
+    pub schema: SchemaRef,
+    /// Every file of the master dataset up to the cut.
+    pub master: Vec<ScanFile>,
+    /// Where states files go, relative to the data root.
+    pub output_folder: String,
+    /// The states files of the older version and of the panes up to the cut, if together
+    /// they cover exactly the same events; `None` when there is nothing to compare with.
+    pub previous: Option<Vec<ScanFile>>,
+}
+
+/// What a run tells while it goes on.
+#[derive(Debug, Default)]
+pub struct Progress {
+    pub rows_read: AtomicU64,
+    pub cancelled: AtomicBool,
+}
+
+#[derive(Debug)]
+pub struct RecomputeOutput {
+    pub files: Vec<StatesFile>,
+    pub audit: Audit,
+}
+
+/// Runs the job within `task`'s memory pool, which must be finite.
+pub async fn run(
+    job: &RecomputeJob,
+    disk: &Arc<dyn Disk>,
+    task: &Arc<TaskContext>,
+    progress: &Arc<Progress>,
+) -> Result<RecomputeOutput, BatchError> {
+    let partitions = task.session_config().target_partitions();
+    let input = job.view.input_schema();
+    let indices = input
+        .fields()
+        .iter()
+        .map(|field| job.schema.index_of(field.name()))
+        .collect::<Result<Vec<_>, _>>()?;
+    let scan = parquet_scan(&job.master, &job.schema, Some(&indices), None, None, partitions)?;
+    let counted = Arc::new(crate::count::CountExec::new(scan, Arc::clone(progress)));
+    let counted = lambdalake_data::scan::cast_to(counted, &input)?;
+    let states = job.view.combine(job.view.map(counted)?)?;
+    let sorted = sorted_by_key(states, job.view.key_columns())?;
+    let files = write_states(job, disk, sorted, task, progress).await?;
+    let new: Vec<ScanFile> =
+        files.iter().map(|f| ScanFile { path: f.path.clone(), bytes: f.bytes }).collect();
+    let audit = match &job.previous {
+        Some(previous) => audit(&job.view, previous, &new, task).await?,
+        None => Audit::NothingToCompare,
+    };
+    Ok(RecomputeOutput { files, audit })
+}
+
+/// Sorts by the leading key columns, merging partitions into one. Spills under pressure.
+pub(crate) fn sorted_by_key(
+    input: Arc<dyn ExecutionPlan>,
+    keys: usize,
+) -> Result<Arc<dyn ExecutionPlan>, BatchError> {
+    let schema = input.schema();
+    let options = SortOptions { descending: false, nulls_first: true };
+    let order = LexOrdering::new((0..keys).map(|index| PhysicalSortExpr {
+        expr: Arc::new(Column::new(schema.field(index).name(), index)),
+        options,
+    }));
+    let Some(order) = order else {
+        return Ok(Arc::new(CoalescePartitionsExec::new(input)));
+    };
+    let sort = SortExec::new(order.clone(), input).with_preserve_partitioning(true);
+    Ok(Arc::new(SortPreservingMergeExec::new(order, Arc::new(sort))))
+}
+
+async fn write_states(
+    job: &RecomputeJob,
+    disk: &Arc<dyn Disk>,
+    plan: Arc<dyn ExecutionPlan>,
+    task: &Arc<TaskContext>,
+    progress: &Arc<Progress>,
+) -> Result<Vec<StatesFile>, BatchError> {
+    let mut stream = execute_stream(plan, Arc::clone(task))?;
+    let mut writer = StatesWriter::new(disk, &job.output_folder, &job.run_id, job.view.states_schema());
+    while let Some(batch) = stream.next().await {
+        if progress.cancelled.load(Ordering::Relaxed) {
+            return Err(BatchError::Cancelled);
+        }
+        writer.write(&batch?)?;
+    }
+    writer.finish()
+}
+
+/// Writes states into one or more shared files with unique names.
+pub struct StatesWriter<'a> {
+    disk: &'a Arc<dyn Disk>,
+    prefix: String,
+    schema: SchemaRef,
+    open: Option<(String, u64, ArrowWriter<StagedWriter>)>,
+    done: Vec<StatesFile>,
+}
+
+impl<'a> StatesWriter<'a> {
+    pub fn new(disk: &'a Arc<dyn Disk>, folder: &str, name: &str, schema: SchemaRef) -> Self {
+        let prefix = format!("{folder}/{name}");
+        Self { disk, prefix, schema, open: None, done: Vec::new() }
+    }
+
+    pub fn write(&mut self, batch: &RecordBatch) -> Result<(), BatchError> {
+        if batch.num_rows() == 0 {
+            return Ok(());
+        }
+        if self.open.is_none() {
+            let path = format!("{}-{:04}.parquet", self.prefix, self.done.len());
+            let staged = StagedWriter::new(self.disk.stage(&path)?);
+            let properties = Some(writer_properties()?);
+            let writer = ArrowWriter::try_new(staged, Arc::clone(&self.schema), properties)
+                .map_err(lambdalake_data::DataError::from)?;
+            self.open = Some((path, 0, writer));
+        }
+        let mut full = false;
+        if let Some((_, rows, writer)) = &mut self.open {
+            // The plan's field names and nullability may differ from the stored ones.
+            let batch = batch.clone().with_schema(Arc::clone(&self.schema)).or_else(|_| {
+                RecordBatch::try_new(Arc::clone(&self.schema), batch.columns().to_vec())
+            })?;
+            writer.write(&batch).map_err(lambdalake_data::DataError::from)?;
+            *rows += batch.num_rows() as u64;
+            full = writer.bytes_written() + writer.in_progress_size() > STATES_FILE_BYTES;
+        }
+        if full { self.close() } else { Ok(()) }
+    }
+
+    fn close(&mut self) -> Result<(), BatchError> {
+        if let Some((path, rows, writer)) = self.open.take() {
+            let staged = writer.into_inner().map_err(lambdalake_data::DataError::from)?;
+            let (bytes, crc32c) = staged.publish()?;
+            self.done.push(StatesFile { path, rows, bytes, crc32c });
+        }
+        Ok(())
+    }
+
+    pub fn finish(mut self) -> Result<Vec<StatesFile>, BatchError> {
+        self.close()?;
+        Ok(self.done)
+    }
+}

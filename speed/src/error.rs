@@ -1,0 +1,39 @@
+//! What a writer or a reader of the speed layer has to deal with.
+
+use lambdalake_data::DataError;
+use lambdalake_views::ViewError;
+
+#[derive(Debug, thiserror::Error)]
+pub enum SpeedError {
+    /// The queue or the tail is full. Nothing was stored; send again after a while.
+    #[error("stream {stream} takes no more events at the moment: {reason}")]
+    Busy { stream: String, reason: String },
+
+    /// Another request changed the stream's columns since this one was parsed. Parse the
+    /// body again under the newest definition and resend.
+    #[error("the columns of stream {stream} changed meanwhile")]
+    SchemaMoved { stream: String },
+
+    /// The writer has stopped (shutdown, dropped stream, or a failed log).
+    #[error("stream {stream} is closed: {reason}")]
+    Closed { stream: String, reason: String },
+
+    /// The log could not be written. Nothing was acknowledged.
+    #[error("stream {stream} could not be logged: {source}")]
+    Log { stream: String, source: DataError },
+
+    /// A view's states outgrew their budget; the stream is not affected.
+    #[error(
+        "the states of a part of the tail take {bytes} bytes, over the view's budget of {budget}"
+    )]
+    OverBudget { bytes: usize, budget: usize },
+
+    #[error(transparent)]
+    View(#[from] ViewError),
+    #[error(transparent)]
+    Data(#[from] DataError),
+    #[error(transparent)]
+    DataFusion(#[from] datafusion::error::DataFusionError),
+    #[error(transparent)]
+    Arrow(#[from] arrow::error::ArrowError),
+}

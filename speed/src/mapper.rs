@@ -1,0 +1,75 @@
+//! Runs map and combine over batches in memory, within the speed layer's own memory pool.
+
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::compute::concat_batches;
+use arrow::datatypes::SchemaRef;
+use datafusion::datasource::memory::MemorySourceConfig;
+use datafusion::execution::TaskContext;
+use datafusion::physical_plan::{ExecutionPlan, collect};
+use lambdalake_data::schema::adapt;
+use lambdalake_views::View;
+
+use crate::error::SpeedError;
+
+/// States up to this many rows are kept as one batch of their own buffers; beyond it the
+/// copy costs more than it saves.
+const COMPACTED_ROWS: usize = 1 << 20;
+
+/// Maps events to states and combines states, on whatever runtime awaits it.
+#[derive(Debug, Clone)]
+pub struct Mapper {
+    task: Arc<TaskContext>,
+}
+
+impl Mapper {
+    /// `task` carries the memory pool; it must be finite, or combine cannot spill.
+    pub fn new(task: Arc<TaskContext>) -> Self {
+        Self { task }
+    }
+
+    /// The states of `events` (stored columns of any schema id), usually a row per key.
+    pub async fn map(
+        &self,
+        view: &View,
+        events: &[RecordBatch],
+    ) -> Result<Vec<RecordBatch>, SpeedError> {
+        let schema = view.input_schema();
+        let input =
+            events.iter().map(|batch| adapt(batch, &schema)).collect::<Result<Vec<_>, _>>()?;
+        let plan = view.combine(view.map(memory(input, &schema)?)?)?;
+        self.run(plan).await
+    }
+
+    /// The same states in fewer rows.
+    pub async fn combine(
+        &self,
+        view: &View,
+        states: Vec<RecordBatch>,
+    ) -> Result<Vec<RecordBatch>, SpeedError> {
+        let plan = view.combine(memory(states, &view.states_schema())?)?;
+        self.run(plan).await
+    }
+
+    async fn run(&self, plan: Arc<dyn ExecutionPlan>) -> Result<Vec<RecordBatch>, SpeedError> {
+        let schema = plan.schema();
+        let batches = collect(plan, Arc::clone(&self.task)).await?;
+        let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
+        match rows {
+            0 => Ok(Vec::new()),
+            rows if rows <= COMPACTED_ROWS => Ok(vec![concat_batches(&schema, &batches)?]),
+            _ => Ok(batches),
+        }
+    }
+}
+
+/// A plan over batches in memory, in one partition.
+pub fn memory(
+    batches: Vec<RecordBatch>,
+    schema: &SchemaRef,
+) -> Result<Arc<dyn ExecutionPlan>, SpeedError> {
+    let plan: Arc<dyn ExecutionPlan> =
+        MemorySourceConfig::try_new_exec(&[batches], Arc::clone(schema), None)?;
+    Ok(plan)
+}

@@ -1,0 +1,421 @@
+//! One thread per stream that turns requests into logged, numbered, visible events.
+//!
+//! The thread owns everything that changes: the log, the next offsets, the tail. It takes
+//! what waits in its queue (up to a limit), numbers it, writes one frame per request, syncs
+//! once, appends to the tail, publishes, and only then answers. The core is [`StreamWriter`],
+//! plain state; the thread around it is at the end of the file.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use arrow::array::RecordBatch;
+use arrow::compute::concat_batches;
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use lambdalake_data::log::{Frame, FrameHeader, Log};
+use lambdalake_data::schema::{StreamDefinition, adapt};
+use lambdalake_data::tail::{Chunk, TailPart};
+use lambdalake_data::{Clock, Cut, CutRange, DataError};
+use tokio::sync::oneshot;
+
+use crate::error::SpeedError;
+use crate::open_states::OpenStates;
+use crate::shard::number_events;
+
+/// Small chunks are merged up to this many rows, so that a tail of single events does not
+/// become a list of tiny batches.
+const MERGED_CHUNK_ROWS: usize = 65_536;
+
+/// Bounds of one stream's writer.
+#[derive(Clone, Debug)]
+pub struct WriterLimits {
+    /// Requests that may wait; one more is answered with `Busy`.
+    pub queue_requests: usize,
+    /// Requests that share one sync.
+    pub group_requests: usize,
+    /// Bytes of the tail beyond which requests are answered with `Busy`.
+    pub tail_bytes: usize,
+}
+
+/// A parsed request on its way to the log.
+pub struct Request {
+    /// The user's columns.
+    pub events: RecordBatch,
+    /// The definition the body was parsed under.
+    pub schema_id: u32,
+    /// True when `events` has columns that definition lacks.
+    pub new_fields: bool,
+    pub request_id: String,
+    pub producer: Option<String>,
+    pub idempotency_key: Option<String>,
+    pub reply: oneshot::Sender<Result<CutRange, SpeedError>>,
+}
+
+enum Command {
+    Append(Box<Request>),
+    Seal(oneshot::Sender<Option<TailPart>>),
+    Forget(Cut),
+    Stop,
+}
+
+/// What the rest of the engine sees of a stream's tail after each change.
+#[derive(Clone, Debug)]
+pub struct StreamTail {
+    pub definition: Arc<StreamDefinition>,
+    /// Ordered; the last one is active, those before it are sealed and being flushed.
+    pub parts: Vec<(TailPart, Arc<OpenStates>)>,
+    pub end: Cut,
+    pub last_ingested_at_micros: Option<i64>,
+}
+
+/// The plain state of a writer.
+pub struct StreamWriter {
+    tail: StreamTail,
+    log: Log,
+    clock: Arc<dyn Clock>,
+    limits: WriterLimits,
+    publish: Box<dyn Fn(StreamTail) + Send>,
+}
+
+struct Appended {
+    request: Request,
+    range: CutRange,
+    events: RecordBatch,
+}
+
+impl StreamWriter {
+    /// Begins where the log ends: `replayed` are the frames above the flush cut, in order.
+    pub fn recover(
+        mut definition: StreamDefinition,
+        flushed: &Cut,
+        log: Log,
+        replayed: Vec<Frame>,
+        clock: Arc<dyn Clock>,
+        limits: WriterLimits,
+        publish: Box<dyn Fn(StreamTail) + Send>,
+    ) -> Result<Self, SpeedError> {
+        let mut end = flushed.clone();
+        let mut last = None;
+        let mut chunks = Vec::new();
+        for frame in replayed {
+            if let Some(columns) = frame.header.new_columns {
+                definition.columns = columns;
+                definition.schema_id = frame.header.schema_id;
+            }
+            if frame.header.range.from != end {
+                return Err(SpeedError::Data(DataError::Damaged {
+                    path: definition.log_folder().into(),
+                    reason: format!(
+                        "the log goes on at {} where {end} was expected",
+                        frame.header.range.from
+                    ),
+                }));
+            }
+            end = frame.header.range.to.clone();
+            last = Some(frame.header.ingested_at_micros);
+            push_chunk(&mut chunks, frame.header.range, frame.events)?;
+        }
+        let part =
+            TailPart { number: 0, from: flushed.clone(), chunks: Arc::from(chunks) };
+        let tail = StreamTail {
+            definition: Arc::new(definition),
+            parts: vec![(part, Arc::default())],
+            end,
+            last_ingested_at_micros: last,
+        };
+        let writer = Self { tail, log, clock, limits, publish };
+        (writer.publish)(writer.tail.clone());
+        Ok(writer)
+    }
+
+    /// Logs and applies a group; answers every request.
+    pub fn append(&mut self, requests: Vec<Request>) {
+        let now = self.clock.now_micros();
+        let mut end = self.tail.end.clone();
+        let mut definition = Arc::clone(&self.tail.definition);
+        let mut group = Vec::new();
+        let mut frames = Vec::new();
+        let tail_bytes: usize = self.tail.parts.iter().map(|(part, _)| part.bytes()).sum();
+        for request in requests {
+            let prepared = if tail_bytes > self.limits.tail_bytes {
+                Err(self.busy("its tail is full and the flush has not caught up"))
+            } else {
+                self.prepare(&request, &definition, &end, now)
+            };
+            match prepared {
+                Ok((events, range, next_definition, frame)) => {
+                    end = range.to.clone();
+                    definition = next_definition;
+                    frames.push(frame);
+                    group.push(Appended { request, range, events });
+                }
+                Err(error) => answer(request.reply, Err(error)),
+            }
+        }
+        if group.is_empty() {
+            return;
+        }
+        if let Err(error) = self.log.append(&frames, &end) {
+            tracing::error!(stream = %definition.name, %error, "the log could not be written");
+            self.refuse(group, error);
+            return;
+        }
+        self.apply(group, definition, end, now);
+    }
+
+    fn busy(&self, reason: &str) -> SpeedError {
+        SpeedError::Busy { stream: self.tail.definition.name.clone(), reason: reason.to_owned() }
+    }
+
+    #[expect(clippy::type_complexity, reason = "one caller, four results of one step")]
+    fn prepare(
+        &self,
+        request: &Request,
+        definition: &Arc<StreamDefinition>,
+        end: &Cut,
+        now: i64,
+    ) -> Result<(RecordBatch, CutRange, Arc<StreamDefinition>, Vec<u8>), SpeedError> {
+        let moved = request.schema_id != definition.schema_id;
+        if moved && (request.new_fields || !fits(&request.events, definition)) {
+            return Err(SpeedError::SchemaMoved { stream: definition.name.clone() });
+        }
+        let definition = if request.new_fields {
+            Arc::new(definition.with_schema(&request.events.schema())?)
+        } else {
+            Arc::clone(definition)
+        };
+        let events = adapt(&request.events, &definition.user_schema())?;
+        let mut to = end.clone();
+        let events =
+            number_events(&definition, &events, &mut to, now, request.producer.as_deref())?;
+        let range = CutRange::new(end.clone(), to);
+        let frame = Frame {
+            header: FrameHeader {
+                group: self.log.next_group(),
+                request_id: request.request_id.clone(),
+                ingested_at_micros: now,
+                schema_id: definition.schema_id,
+                new_columns: request.new_fields.then(|| definition.columns.clone()),
+                range: range.clone(),
+                idempotency_key: request.idempotency_key.clone(),
+            },
+            events,
+        };
+        let bytes = frame.encode()?;
+        Ok((frame.events, range, definition, bytes))
+    }
+
+    fn refuse(&self, group: Vec<Appended>, error: DataError) {
+        let stream = &self.tail.definition.name;
+        let text = error.to_string();
+        let mut first = Some(error);
+        for appended in group {
+            let error = match first.take() {
+                Some(source) => SpeedError::Log { stream: stream.clone(), source },
+                None if text.starts_with("no space") => SpeedError::Log {
+                    stream: stream.clone(),
+                    source: DataError::DiskFull { operation: "append to", path: "the log".into() },
+                },
+                None => SpeedError::Closed { stream: stream.clone(), reason: text.clone() },
+            };
+            answer(appended.request.reply, Err(error));
+        }
+    }
+
+    fn apply(
+        &mut self,
+        group: Vec<Appended>,
+        definition: Arc<StreamDefinition>,
+        end: Cut,
+        now: i64,
+    ) {
+        let mut answers = Vec::with_capacity(group.len());
+        let mut failure = None;
+        if let Some((part, _)) = self.tail.parts.last_mut() {
+            let mut chunks = part.chunks.to_vec();
+            for appended in group {
+                let pushed = push_chunk(&mut chunks, appended.range.clone(), appended.events);
+                failure = failure.or(pushed.err());
+                answers.push((appended.request.reply, appended.range));
+            }
+            part.chunks = Arc::from(chunks);
+        }
+        if let Some(error) = failure {
+            // Cannot happen with adapted batches; if it did, the log has what memory lacks.
+            tracing::error!(%error, "events are logged but could not be applied; stopping");
+            for (reply, _) in answers {
+                let (stream, reason) = (definition.name.clone(), error.to_string());
+                answer(reply, Err(SpeedError::Closed { stream, reason }));
+            }
+            return;
+        }
+        self.tail.definition = definition;
+        self.tail.end = end;
+        self.tail.last_ingested_at_micros = Some(now);
+        (self.publish)(self.tail.clone());
+        for (reply, range) in answers {
+            answer(reply, Ok(range));
+        }
+    }
+
+    /// Seals the active part and begins another. `None` when there is nothing to flush. A
+    /// part sealed before whose flush failed is handed out again.
+    pub fn seal(&mut self) -> Option<TailPart> {
+        if self.tail.parts.len() > 1 {
+            return self.tail.parts.first().map(|(part, _)| part.clone());
+        }
+        let (active, _) = self.tail.parts.last()?;
+        if active.rows() == 0 {
+            return None;
+        }
+        let sealed = active.clone();
+        let next = TailPart::empty(sealed.number + 1, sealed.end().clone());
+        self.tail.parts.push((next, Arc::default()));
+        (self.publish)(self.tail.clone());
+        Some(sealed)
+    }
+
+    /// Drops the parts that a publication covers, and log segments with them.
+    pub fn forget(&mut self, covered: &Cut) {
+        let active = self.tail.parts.len() - 1;
+        let mut index = 0;
+        self.tail.parts.retain(|(part, _)| {
+            index += 1;
+            index > active || !covered.covers(part.end())
+        });
+        (self.publish)(self.tail.clone());
+        if let Err(error) = self.log.forget(covered) {
+            tracing::warn!(%error, "old log segments could not be removed; trying at the next flush");
+        }
+    }
+}
+
+/// True when every column of `events` is in the definition with the same type.
+fn fits(events: &RecordBatch, definition: &StreamDefinition) -> bool {
+    let known = definition.user_schema();
+    events.schema().fields().iter().all(|field| {
+        known.field_with_name(field.name()).is_ok_and(|k| k.data_type() == field.data_type())
+    })
+}
+
+/// Appends a chunk, merging small neighbours so that the list stays short.
+fn push_chunk(
+    chunks: &mut Vec<Arc<Chunk>>,
+    range: CutRange,
+    events: RecordBatch,
+) -> Result<(), SpeedError> {
+    let mut last = Chunk { range, bytes: events.get_array_memory_size(), events };
+    while let Some(before) = chunks.last() {
+        let (old, new) = (before.events.num_rows(), last.events.num_rows());
+        let same_schema = before.events.schema() == last.events.schema();
+        if !same_schema || old > 2 * new || old + new > MERGED_CHUNK_ROWS {
+            break;
+        }
+        let events = concat_batches(&last.events.schema(), [&before.events, &last.events])?;
+        let range = CutRange::new(before.range.from.clone(), last.range.to);
+        last = Chunk { range, bytes: events.get_array_memory_size(), events };
+        chunks.pop();
+    }
+    chunks.push(Arc::new(last));
+    Ok(())
+}
+
+/// The client may have gone; its events are stored all the same.
+fn answer(reply: oneshot::Sender<Result<CutRange, SpeedError>>, result: Result<CutRange, SpeedError>) {
+    if reply.send(result).is_err() {
+        tracing::debug!("a producer left before its answer");
+    }
+}
+
+/// The writer's thread and the way to it.
+pub struct WriterHandle {
+    stream: String,
+    // Bounded crossbeam: many HTTP tasks in, one thread out, and `try_send` tells full from
+    // closed so that back-pressure becomes an answer instead of a wait.
+    commands: Sender<Command>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl WriterHandle {
+    pub fn spawn(mut writer: StreamWriter) -> std::io::Result<Self> {
+        let stream = writer.tail.definition.name.clone();
+        let (commands, queue) = bounded(writer.limits.queue_requests);
+        let thread = std::thread::Builder::new()
+            .name(format!("writer-{stream}"))
+            .spawn(move || run(&mut writer, &queue))?;
+        Ok(Self { stream, commands, thread: Some(thread) })
+    }
+
+    /// Queues a request; the answer comes through its `reply`.
+    pub fn append(&self, request: Request) -> Result<(), SpeedError> {
+        self.commands.try_send(Command::Append(Box::new(request))).map_err(|error| match error {
+            TrySendError::Full(_) => SpeedError::Busy {
+                stream: self.stream.clone(),
+                reason: "its queue of requests is full".to_owned(),
+            },
+            TrySendError::Disconnected(_) => self.closed(),
+        })
+    }
+
+    /// Seals the tail for a flush; see [`StreamWriter::seal`]. Waits for its turn.
+    pub fn seal(&self) -> Result<Option<TailPart>, SpeedError> {
+        let (reply, sealed) = oneshot::channel();
+        self.commands.send(Command::Seal(reply)).map_err(|_| self.closed())?;
+        sealed.blocking_recv().map_err(|_| self.closed())
+    }
+
+    pub fn forget(&self, covered: Cut) -> Result<(), SpeedError> {
+        self.commands.send(Command::Forget(covered)).map_err(|_| self.closed())
+    }
+
+    /// True while the thread runs.
+    pub fn is_alive(&self) -> bool {
+        self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
+    }
+
+    fn closed(&self) -> SpeedError {
+        let reason = "its writer has stopped".to_owned();
+        SpeedError::Closed { stream: self.stream.clone(), reason }
+    }
+}
+
+impl Drop for WriterHandle {
+    /// Lets the thread finish what is queued, then waits for it.
+    fn drop(&mut self) {
+        if self.commands.send(Command::Stop).is_ok()
+            && let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!(stream = %self.stream, "the writer thread panicked");
+        }
+    }
+}
+
+fn run(writer: &mut StreamWriter, queue: &Receiver<Command>) {
+    let mut waiting = Vec::new();
+    let mut next = None;
+    while let Some(command) = next.take().or_else(|| queue.recv().ok()) {
+        match command {
+            Command::Append(request) => {
+                waiting.push(*request);
+                while waiting.len() < writer.limits.group_requests {
+                    match queue.try_recv() {
+                        Ok(Command::Append(request)) => waiting.push(*request),
+                        Ok(other) => {
+                            next = Some(other);
+                            break;
+                        }
+                        Err(_) => break,
+                    }
+                }
+                writer.append(std::mem::take(&mut waiting));
+            }
+            Command::Seal(reply) => {
+                if reply.send(writer.seal()).is_err() {
+                    tracing::debug!("the flusher left; the part stays sealed for the next one");
+                }
+            }
+            Command::Forget(covered) => writer.forget(&covered),
+            Command::Stop => return,
+        }
+    }
+}
