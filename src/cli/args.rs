@@ -29,7 +29,7 @@ Exit codes: 0 done, 1 failed, 2 bad input, 3 server unreachable or still busy af
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    Serve(ServeArgs),
+    Serve(Box<ServeArgs>),
     Ingest(IngestArgs),
     Sql(SqlArgs),
     Recompute(RecomputeArgs),

@@ -63,11 +63,7 @@ impl Input {
             )),
             _ => Box::new(counted),
         };
-        Ok(Input {
-            reader,
-            stored_bytes: Some(stored_bytes),
-            read_bytes,
-        })
+        Ok(Input { reader, read_bytes })
     }
 }
 

@@ -30,8 +30,8 @@ struct Run {
 pub fn run(args: RecomputeArgs) -> anyhow::Result<Exit> {
     let client = Client::new(&args.server.url);
     let url = client.url(&["api", "v1", "views", &args.view, "recompute"], &[]);
-    // Twice started is twice computed, with the same result.
-    let answer = client.post(&url, &[], b"", Repeat::Harmless, &|_| {})?;
+    // A second try would find the run of the first in its way.
+    let answer = client.post(&url, &[], b"", Repeat::Harmful, &|_| {})?;
     let started = answer.into_json(&url)?;
     let run_id = started["run_id"]
         .as_str()
