@@ -1,1 +1,19 @@
-fn main(){}
+use std::process::ExitCode;
+
+use clap::Parser;
+use lambdalake::cli::args::{Cli, Command};
+use lambdalake::cli::{Exit, ingest, recompute, sql, status};
+use lambdalake::{demo, generate, serve};
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Serve(args) => args.settings().and_then(serve::run).map(|()| Exit::Ok),
+        Command::Ingest(args) => ingest::run(args),
+        Command::Sql(args) => sql::run(args),
+        Command::Recompute(args) => recompute::run(args),
+        Command::Status(args) => status::run(args),
+        Command::Demo(args) => demo::run(args).map(|()| Exit::Ok),
+        Command::Generate(args) => generate::run(args).map(|()| Exit::Ok),
+    };
+    Exit::report(outcome).into()
+}

@@ -1,0 +1,353 @@
+//! The arguments of every command. Each flag can be set by an environment variable too.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use url::Url;
+
+use super::ClientError;
+use crate::settings::{self, Settings, SettingsFlags};
+
+/// A Lambda Architecture data engine: exact SQL over HTTP on live and historical events.
+#[derive(Debug, Parser)]
+#[command(version, about, after_help = OVERVIEW, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const OVERVIEW: &str = "\
+Begin here:
+  lambdalake demo                                  see it work, nothing to prepare
+  lambdalake serve                                 run the engine on ./lambdalake-data
+  lambdalake ingest access_log access.log          send a file to the stream access_log
+  lambdalake sql 'SELECT count(*) FROM access_log'
+
+Exit codes: 0 done, 1 failed, 2 bad input, 3 server unreachable or still busy after retries.";
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    Serve(Box<ServeArgs>),
+    Ingest(IngestArgs),
+    Sql(SqlArgs),
+    Recompute(RecomputeArgs),
+    Status(StatusArgs),
+    Demo(DemoArgs),
+    Generate(GenerateArgs),
+}
+
+/// Run the engine and serve it over HTTP.
+#[derive(Debug, Args)]
+#[command(
+    long_about = "Run the engine on a data folder and serve it over HTTP.\n\n\
+    Each setting can come from a flag, from its environment variable or from a TOML file \
+    (--config); a flag wins over the environment, the environment over the file. Sizes are \
+    written like 64MiB, durations like 10s. One process per data folder: a second one is \
+    refused.",
+    after_help = "\
+Examples:
+  lambdalake serve
+  lambdalake serve --data-dir /var/lib/lambdalake --listen 0.0.0.0:7700
+  lambdalake serve --config lambdalake.toml --init views.sql
+  LAMBDALAKE_FLUSH_AGE=10s lambdalake serve
+
+A lambdalake.toml:
+  data_dir = \"/var/lib/lambdalake\"
+  flush_bytes = \"128MiB\"
+  query_timeout = \"30s\""
+)]
+pub struct ServeArgs {
+    /// TOML file with settings; an unknown key in it is an error.
+    #[arg(long, env = "LAMBDALAKE_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    #[command(flatten)]
+    pub flags: SettingsFlags,
+}
+
+impl ServeArgs {
+    /// Reads the settings file, if there is one, and resolves everything.
+    pub fn settings(self) -> anyhow::Result<Settings> {
+        let Some(path) = self.config else {
+            return Settings::resolve(self.flags, None);
+        };
+        let text = std::fs::read_to_string(&path).map_err(|error| {
+            ClientError::BadInput(format!("cannot read {}: {error}", path.display()))
+        })?;
+        Settings::resolve(self.flags, Some(&text)).with_context(|| path.display().to_string())
+    }
+}
+
+/// Where the server is.
+#[derive(Debug, Clone, Args)]
+pub struct ServerArgs {
+    /// Address of the server.
+    #[arg(
+        long,
+        env = "LAMBDALAKE_URL",
+        default_value = "http://127.0.0.1:7700",
+        value_parser = server_url
+    )]
+    pub url: Url,
+}
+
+/// Send files or stdin to a stream.
+#[derive(Debug, Args)]
+#[command(
+    long_about = "Send files or stdin to a stream.\n\n\
+    Line formats are cut into chunks at line ends, so a file of any size goes through; files \
+    that end in .gz are decompressed on the way. Rejected lines are reported on stderr as \
+    FILE:LINE with the reason, and the good ones around them are kept. A chunk that the \
+    server cannot take yet (429, 503) is sent again after the time it asks for; each chunk \
+    carries an idempotency key, so a repeated one is not stored twice. Running the command \
+    again does send the file again.",
+    after_help = "\
+Examples:
+  lambdalake ingest access_log access.log access.log.1.gz
+  lambdalake ingest access_log --format combined /var/log/nginx/access.log
+  zstdcat events.ndjson.zst | lambdalake ingest events -
+
+Exit code 2 means that lines were rejected; everything else has been stored."
+)]
+pub struct IngestArgs {
+    /// Stream to send to. The server creates it if it may.
+    pub stream: String,
+    /// Files to send, in this order; - is stdin.
+    #[arg(value_name = "FILE", default_value = "-")]
+    pub files: Vec<PathBuf>,
+    /// Format of the input; auto looks at the beginning of each file.
+    #[arg(long, env = "LAMBDALAKE_INGEST_FORMAT", default_value = "auto")]
+    pub format: IngestFormat,
+    /// Size of one request. A file in the format json is always one request.
+    #[arg(
+        long,
+        env = "LAMBDALAKE_INGEST_BATCH_BYTES",
+        value_name = "SIZE",
+        default_value = "4MiB",
+        value_parser = settings::size::<usize>
+    )]
+    pub batch_bytes: usize,
+    #[command(flatten)]
+    pub server: ServerArgs,
+}
+
+/// Formats that `ingest` can send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum IngestFormat {
+    /// Look at the beginning of each file.
+    Auto,
+    /// One JSON object per line.
+    Ndjson,
+    /// One JSON array of objects, or one object, however many lines it takes.
+    Json,
+    /// Access log, Combined Log Format (Apache, nginx).
+    Combined,
+    /// Access log, Common Log Format.
+    Common,
+}
+
+/// Run a query or a statement and print the answer.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  lambdalake sql 'SELECT status, count(*) FROM access_log GROUP BY status'
+  lambdalake sql --format csv 'SELECT * FROM by_status' > by_status.csv
+  lambdalake sql - < views.sql
+  lambdalake sql --layer batch 'SELECT sum(n) FROM by_status'
+
+Both layers must agree at every moment, in one query:
+  lambdalake sql 'SELECT (SELECT coalesce(sum(n), 0) FROM by_status)
+                       = (SELECT count(*) FROM access_log) AS exact'")]
+pub struct SqlArgs {
+    /// The SQL text; - reads it from stdin.
+    pub query: String,
+    /// Format of the answer. Default: table on a terminal, ndjson in a pipe or file.
+    #[arg(long, env = "LAMBDALAKE_SQL_FORMAT")]
+    pub format: Option<SqlFormat>,
+    /// Layer that views are read from. Default: merged, which is the exact answer.
+    #[arg(long, env = "LAMBDALAKE_SQL_LAYER")]
+    pub layer: Option<Layer>,
+    #[command(flatten)]
+    pub server: ServerArgs,
+}
+
+/// Formats of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum SqlFormat {
+    /// Aligned columns, for reading.
+    Table,
+    /// One JSON document with types, rows and statistics.
+    Json,
+    /// One JSON object per row.
+    Ndjson,
+    /// Comma-separated values with a header line.
+    Csv,
+    /// Apache Arrow IPC stream.
+    Arrow,
+}
+
+/// The layer that views are read from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Layer {
+    /// Only what the last recompute covered.
+    Batch,
+    /// Only what came after it.
+    Speed,
+    /// Both, which is every event.
+    Merged,
+}
+
+/// Recompute a view from the master dataset.
+#[derive(Debug, Args)]
+#[command(
+    long_about = "Recompute a view from the master dataset and wait for the result.\n\n\
+    The view stays readable and exact meanwhile. Before the new version is published it is \
+    audited against the old version and the speed layer. Interrupting this command does not \
+    stop the run.",
+    after_help = "\
+Examples:
+  lambdalake recompute by_status
+  lambdalake recompute by_status --no-wait     prints the run id and returns"
+)]
+pub struct RecomputeArgs {
+    /// View to recompute.
+    pub view: String,
+    /// Start the run, print its id and return.
+    #[arg(long, env = "LAMBDALAKE_RECOMPUTE_NO_WAIT")]
+    pub no_wait: bool,
+    #[command(flatten)]
+    pub server: ServerArgs,
+}
+
+/// Show health, streams and views of a server.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  lambdalake status
+  lambdalake status --url http://lake.internal:7700
+
+Exit code 1 means that the server answers but is not healthy.")]
+pub struct StatusArgs {
+    #[command(flatten)]
+    pub server: ServerArgs,
+}
+
+/// Start an engine on a temporary folder, feed it and show exact answers.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  lambdalake demo                              made-up access log, keeps serving until Ctrl-C
+  lambdalake demo --once --events 100000       ends by itself
+  lambdalake demo --input /var/log/nginx/access.log")]
+pub struct DemoArgs {
+    /// Events to use instead of made-up ones: an access log or NDJSON, .gz as well.
+    #[arg(long, env = "LAMBDALAKE_DEMO_INPUT", value_name = "FILE")]
+    pub input: Option<PathBuf>,
+    /// End after the last step instead of serving until Ctrl-C.
+    #[arg(long, env = "LAMBDALAKE_DEMO_ONCE")]
+    pub once: bool,
+    /// Number of made-up events.
+    #[arg(long, env = "LAMBDALAKE_DEMO_EVENTS", default_value_t = 200_000)]
+    pub events: u64,
+    /// Address and port of the demo's HTTP server.
+    #[arg(
+        long,
+        env = "LAMBDALAKE_LISTEN",
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1:7700"
+    )]
+    pub listen: SocketAddr,
+}
+
+/// Write made-up events to stdout.
+#[derive(Debug, Args)]
+pub struct GenerateArgs {
+    #[command(subcommand)]
+    pub kind: GenerateKind,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum GenerateKind {
+    AccessLog(AccessLogArgs),
+}
+
+/// A web server's access log. The same seed writes the same bytes.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  lambdalake generate access-log --events 1000000 --seed 7 > access.log
+  lambdalake generate access-log --format ndjson | lambdalake ingest access_log -")]
+pub struct AccessLogArgs {
+    /// Number of events.
+    #[arg(long, env = "LAMBDALAKE_GENERATE_EVENTS", default_value_t = 100_000)]
+    pub events: u64,
+    /// Start of the random numbers.
+    #[arg(long, env = "LAMBDALAKE_GENERATE_SEED", default_value_t = 1)]
+    pub seed: u64,
+    /// Format of the events.
+    #[arg(long, env = "LAMBDALAKE_GENERATE_FORMAT", default_value = "combined")]
+    pub format: GenerateFormat,
+}
+
+/// Formats that `generate` can write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum GenerateFormat {
+    /// Combined Log Format.
+    Combined,
+    /// One JSON object per line.
+    Ndjson,
+}
+
+fn server_url(text: &str) -> Result<Url, String> {
+    let url: Url = text
+        .parse()
+        .map_err(|error| format!("{error}; write for example http://127.0.0.1:7700"))?;
+    match (url.scheme(), url.host_str()) {
+        ("http", Some(_)) => Ok(url),
+        (scheme, _) => Err(format!(
+            "only http:// is supported, not {scheme}://; put a proxy in front for TLS"
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_flag_has_an_environment_variable() {
+        fn check(command: &clap::Command) {
+            for argument in command.get_arguments() {
+                let built_in = ["help", "version"].contains(&argument.get_id().as_str());
+                if argument.is_positional() || built_in {
+                    continue;
+                }
+                let env = argument.get_env().and_then(|env| env.to_str());
+                assert!(
+                    env.is_some_and(|env| env.starts_with("LAMBDALAKE_")),
+                    "{} {}",
+                    command.get_name(),
+                    argument.get_id()
+                );
+            }
+            command.get_subcommands().for_each(check);
+        }
+        check(&Cli::command());
+    }
+
+    #[test]
+    fn only_http_servers_are_accepted() {
+        assert!(server_url("http://lake:7700/prefix").is_ok());
+        assert!(server_url("https://lake").is_err());
+        assert!(server_url("lake:7700").is_err());
+        assert!(server_url("7700").is_err());
+    }
+}

@@ -1,0 +1,280 @@
+//! Requests to a server: addresses, retries, and errors in the server's own words.
+
+use std::io::ErrorKind;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use serde_json::Value;
+use ureq::http::{Request, Response};
+use ureq::{Agent, Body};
+use url::{Host, Url};
+
+use super::ClientError;
+
+/// How long to wait for a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long to wait for the first byte of an answer. Above any sensible query time-out.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(600);
+/// Tries of a request that the server is too busy for (429, 503).
+const BUSY_TRIES: u32 = 20;
+/// Longest wait between two tries, whatever the server asks for.
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+/// Tries of a request that gets no answer at all. Few: nobody may be there.
+const TRANSPORT_TRIES: u32 = 4;
+/// First wait; doubles with each try.
+const FIRST_WAIT: Duration = Duration::from_millis(100);
+/// Largest answer read into memory. Query results are not; they are streamed.
+const MAX_ANSWER_BYTES: u64 = 64 << 20;
+
+/// A server, seen from outside. Sends one request at a time.
+pub struct Client {
+    agent: Agent,
+    base: Url,
+}
+
+/// Whether a request may be sent again when its connection broke and nobody knows whether
+/// the server has acted on it. One that was refused is sent again in any case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Repeat {
+    /// It only reads, or carries an idempotency key.
+    Harmless,
+    /// Sent again, it might act twice: `INSERT INTO`.
+    Harmful,
+}
+
+/// An answer read to its end, whatever its status.
+pub struct Answer {
+    pub status: u16,
+    pub body: Value,
+    /// The body as it came; `body` is null where this is not JSON.
+    pub text: String,
+}
+
+impl Client {
+    pub fn new(base: &Url) -> Client {
+        let mut config = Agent::config_builder()
+            .http_status_as_error(false)
+            .timeout_connect(Some(CONNECT_TIMEOUT))
+            .timeout_recv_response(Some(ANSWER_TIMEOUT));
+        if is_loopback(base) {
+            // A proxy from the environment cannot know this machine's loopback address.
+            config = config.proxy(None);
+        }
+        Client {
+            agent: config.build().into(),
+            base: base.clone(),
+        }
+    }
+
+    /// The address of a resource; segments and query values are escaped as needed.
+    pub fn url(&self, segments: &[&str], query: &[(&str, &str)]) -> Url {
+        let mut url = self.base.clone();
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.pop_if_empty().extend(segments);
+        }
+        if !query.is_empty() {
+            url.query_pairs_mut().extend_pairs(query);
+        }
+        url
+    }
+
+    /// GET, and the JSON of a good answer.
+    pub fn get(&self, url: &Url) -> Result<Value, ClientError> {
+        self.get_any(url)?.into_json(url)
+    }
+
+    /// GET, whatever the status of the answer is; does not wait for a busy server.
+    pub fn get_any(&self, url: &Url) -> Result<Answer, ClientError> {
+        let request = || Request::get(url.as_str()).body(());
+        let response = retry_transport(url, Repeat::Harmless, || self.agent.run(request()?))?;
+        Answer::read(url, response)
+    }
+
+    /// POST, and the answer whatever its status is, after waiting for a busy server.
+    /// `on_wait` hears of each wait.
+    pub fn post(
+        &self,
+        url: &Url,
+        headers: &[(&str, &str)],
+        body: &[u8],
+        repeat: Repeat,
+        on_wait: &dyn Fn(Duration),
+    ) -> Result<Answer, ClientError> {
+        let response = self.post_streamed(url, headers, body, repeat, on_wait)?;
+        Answer::read(url, response)
+    }
+
+    /// POST, and the answer before its body is read.
+    pub fn post_streamed(
+        &self,
+        url: &Url,
+        headers: &[(&str, &str)],
+        body: &[u8],
+        repeat: Repeat,
+        on_wait: &dyn Fn(Duration),
+    ) -> Result<Response<Body>, ClientError> {
+        let request = || {
+            let mut request = Request::post(url.as_str());
+            for (name, value) in headers {
+                request = request.header(*name, *value);
+            }
+            request.body(body)
+        };
+        let mut wait = FIRST_WAIT;
+        for tries_left in (0..BUSY_TRIES).rev() {
+            let response = retry_transport(url, repeat, || self.agent.run(request()?))?;
+            if tries_left == 0 || !matches!(response.status().as_u16(), 429 | 503) {
+                return Ok(response);
+            }
+            let asked = retry_after(&response).unwrap_or(wait).min(LONGEST_WAIT);
+            on_wait(asked);
+            std::thread::sleep(asked);
+            wait = (wait * 2).min(LONGEST_WAIT);
+        }
+        unreachable!("the last try returns")
+    }
+}
+
+impl Answer {
+    pub fn read(url: &Url, mut response: Response<Body>) -> Result<Answer, ClientError> {
+        let text = response
+            .body_mut()
+            .with_config()
+            .limit(MAX_ANSWER_BYTES)
+            .lossy_utf8(true)
+            .read_to_string()
+            .map_err(|error| unreachable_server(url, error))?;
+        Ok(Answer {
+            status: response.status().as_u16(),
+            body: serde_json::from_str(&text).unwrap_or(Value::Null),
+            text,
+        })
+    }
+
+    pub fn is_success(&self) -> bool {
+        (200..300).contains(&self.status)
+    }
+
+    /// The JSON of a good answer; a bad one as an error.
+    pub fn into_json(self, url: &Url) -> Result<Value, ClientError> {
+        match (self.is_success(), &self.body) {
+            (false, _) => Err(self.into_error()),
+            (true, Value::Null) => Err(ClientError::UnexpectedAnswer {
+                url: url.to_string(),
+                reason: "it is not JSON".to_owned(),
+            }),
+            (true, _) => Ok(self.body),
+        }
+    }
+
+    /// The server's own words, from `{"error": {"code", "message"}}` or any other body.
+    pub fn into_error(self) -> ClientError {
+        let error = &self.body["error"];
+        let code = error["code"]
+            .as_str()
+            .map_or_else(|| format!("http_{}", self.status), str::to_owned);
+        let message = match error["message"].as_str().or(error.as_str()) {
+            Some(message) => message.to_owned(),
+            None if self.text.trim().is_empty() => "the server refused without a reason".to_owned(),
+            None => self.text.trim().chars().take(300).collect(),
+        };
+        ClientError::Refused {
+            status: self.status,
+            code,
+            message,
+        }
+    }
+}
+
+fn retry_transport<T>(
+    url: &Url,
+    repeat: Repeat,
+    send: impl Fn() -> Result<T, ureq::Error>,
+) -> Result<T, ClientError> {
+    let mut wait = FIRST_WAIT;
+    for _ in 1..TRANSPORT_TRIES {
+        match send() {
+            Ok(answer) => return Ok(answer),
+            Err(error) if repeat.is_allowed_after(&error) => std::thread::sleep(wait),
+            Err(error) => return Err(unreachable_server(url, error)),
+        }
+        wait *= 2;
+    }
+    send().map_err(|error| unreachable_server(url, error))
+}
+
+impl Repeat {
+    fn is_allowed_after(self, error: &ureq::Error) -> bool {
+        match error {
+            ureq::Error::Io(error) if error.kind() == ErrorKind::ConnectionRefused => true,
+            ureq::Error::Io(_) => self == Repeat::Harmless,
+            _ => false,
+        }
+    }
+}
+
+fn unreachable_server(url: &Url, source: ureq::Error) -> ClientError {
+    ClientError::Unreachable {
+        url: url.to_string(),
+        source: Box::new(source),
+    }
+}
+
+fn retry_after(response: &Response<Body>) -> Option<Duration> {
+    let seconds = response.headers().get("retry-after")?.to_str().ok()?;
+    seconds.trim().parse().ok().map(Duration::from_secs)
+}
+
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(address)) => IpAddr::V4(address).is_loopback(),
+        Some(Host::Ipv6(address)) => IpAddr::V6(address).is_loopback(),
+        None => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_keep_a_prefix_and_escape_names() {
+        let client = Client::new(&"http://lake:1/pre/".parse().unwrap());
+        let url = client.url(&["api", "v1", "streams", "a b/c"], &[("format", "json")]);
+        assert_eq!(
+            url.as_str(),
+            "http://lake:1/pre/api/v1/streams/a%20b%2Fc?format=json"
+        );
+        let client = Client::new(&"http://lake:1".parse().unwrap());
+        assert_eq!(
+            client.url(&["health"], &[]).as_str(),
+            "http://lake:1/health"
+        );
+    }
+
+    #[test]
+    fn errors_keep_the_words_of_the_server() {
+        let error = |status, text: &str| {
+            Answer {
+                status,
+                body: serde_json::from_str(text).unwrap_or(Value::Null),
+                text: text.to_owned(),
+            }
+            .into_error()
+            .to_string()
+        };
+        assert_eq!(
+            error(
+                400,
+                r#"{"error": {"code": "plan", "message": "no column x"}}"#
+            ),
+            "no column x [plan]"
+        );
+        assert_eq!(error(502, "bad gateway"), "bad gateway [http_502]");
+        assert_eq!(
+            error(500, ""),
+            "the server refused without a reason [http_500]"
+        );
+    }
+}

@@ -1,0 +1,328 @@
+//! The client commands, run as a user runs them, against a server that answers by script.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Command, Output, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+
+use serde_json::Value;
+
+/// A request as the server saw it.
+struct Seen {
+    /// Method and path with query.
+    line: String,
+    headers: String,
+    body: String,
+}
+
+/// Answers one request after the other, each on its own connection, and remembers them.
+struct ScriptedServer {
+    url: String,
+    seen: Receiver<Seen>,
+}
+
+impl ScriptedServer {
+    /// `answers` are (status, further header line or "", body).
+    fn start(answers: Vec<(u16, &'static str, &'static str)>) -> ScriptedServer {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let (sender, seen) = channel();
+        let serve = move || {
+            for (status, header, body) in answers {
+                let (mut stream, _) = listener.accept().unwrap();
+                let request = read_request(&stream);
+                let header = match header {
+                    "" => String::new(),
+                    header => format!("{header}\r\n"),
+                };
+                write!(
+                    stream,
+                    "HTTP/1.1 {status} Scripted\r\n{header}content-length: {}\r\n\
+                     connection: close\r\n\r\n{body}",
+                    body.len()
+                )
+                .unwrap();
+                sender.send(request).unwrap();
+            }
+        };
+        thread::Builder::new()
+            .name("scripted-server".to_owned())
+            .spawn(serve)
+            .unwrap();
+        ScriptedServer { url, seen }
+    }
+
+    fn seen(&self) -> Vec<Seen> {
+        self.seen.try_iter().collect()
+    }
+}
+
+fn read_request(stream: &TcpStream) -> Seen {
+    let mut reader = BufReader::new(stream);
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        assert_ne!(reader.read_line(&mut head).unwrap(), 0, "request ended");
+    }
+    let (line, headers) = head.split_once("\r\n").unwrap();
+    let headers = headers.to_lowercase();
+    let length = headers
+        .lines()
+        .find_map(|header| header.strip_prefix("content-length: "))
+        .map_or(0, |length| length.parse().unwrap());
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body).unwrap();
+    Seen {
+        line: line.trim_end_matches(" HTTP/1.1").to_owned(),
+        headers,
+        body: String::from_utf8(body).unwrap(),
+    }
+}
+
+fn lambdalake(arguments: &[&str], stdin: &str) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lambdalake"));
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("LAMBDALAKE_")) {
+        command.env_remove(name);
+    }
+    let mut child = command
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // A command that does not read its stdin may have closed it.
+    let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes());
+    child.wait_with_output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn rejected_lines_are_lines_of_the_file() {
+    let server = ScriptedServer::start(vec![
+        (200, "", r#"{"accepted": 2, "rejected": 0, "errors": []}"#),
+        (
+            400,
+            "",
+            r#"{"accepted": 0, "rejected": 1,
+                "errors": [{"line": 1, "code": "bad_json", "message": "expected a value"}]}"#,
+        ),
+    ]);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("events.ndjson.gz");
+    let file = std::fs::File::create(&path).unwrap();
+    let mut gzip = flate2::write::GzEncoder::new(file, flate2::Compression::fast());
+    gzip.write_all(b"{\"a\":1}\n{\"a\":2}\n{\"a\":}\n").unwrap();
+    gzip.finish().unwrap();
+
+    let path = path.to_str().unwrap();
+    let url = server.url.as_str();
+    let output = lambdalake(
+        &[
+            "ingest",
+            "my events",
+            path,
+            "--url",
+            url,
+            "--batch-bytes",
+            "16",
+        ],
+        "",
+    );
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    let expected = format!("{path}:3: expected a value [bad_json]");
+    assert_eq!(stderr.trim(), expected);
+    let stdout = text(&output.stdout);
+    assert!(
+        stdout.starts_with("my events: 2 accepted, 1 rejected, "),
+        "{stdout}"
+    );
+
+    let seen = server.seen();
+    let bodies: Vec<&str> = seen.iter().map(|seen| seen.body.as_str()).collect();
+    assert_eq!(bodies, ["{\"a\":1}\n{\"a\":2}\n", "{\"a\":}\n"]);
+    assert_eq!(
+        seen[0].line,
+        "POST /api/v1/streams/my%20events/events?format=ndjson"
+    );
+}
+
+#[test]
+fn a_busy_server_gets_the_same_chunk_again() {
+    let server = ScriptedServer::start(vec![
+        (429, "retry-after: 0", ""),
+        (503, "retry-after: 0", ""),
+        (200, "", r#"{"accepted": 1, "rejected": 0, "errors": []}"#),
+    ]);
+    let output = lambdalake(&["ingest", "s", "--url", &server.url], "{\"a\":1}\n");
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let seen = server.seen();
+    let key = |seen: &Seen| {
+        let mut lines = seen.headers.lines();
+        lines
+            .find(|line| line.starts_with("idempotency-key: "))
+            .map(str::to_owned)
+    };
+    assert_eq!(seen.len(), 3);
+    assert!(key(&seen[0]).is_some());
+    assert!(seen.iter().all(|again| key(again) == key(&seen[0])));
+    assert!(seen.iter().all(|again| again.body == "{\"a\":1}\n"));
+}
+
+#[test]
+fn a_refused_chunk_ends_the_command_with_its_place() {
+    let server = ScriptedServer::start(vec![(
+        404,
+        "",
+        r#"{"error": {"code": "stream_not_found", "message": "no stream s"}}"#,
+    )]);
+    let output = lambdalake(&["ingest", "s", "--url", &server.url], "{\"a\":1}\n");
+    assert_eq!(output.status.code(), Some(2));
+    assert_eq!(
+        text(&output.stderr).trim(),
+        "error: stdin:1: no stream s [stream_not_found]"
+    );
+}
+
+#[test]
+fn a_file_that_is_not_there_sends_nothing() {
+    let output = lambdalake(&["ingest", "s", "-", "/nowhere/a.log"], "{\"a\":1}\n");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("/nowhere/a.log"));
+}
+
+#[test]
+fn sql_asks_for_ndjson_in_a_pipe_and_streams_it() {
+    let server = ScriptedServer::start(vec![(200, "", "{\"n\":18446744073709551615}\n")]);
+    let url = server.url.as_str();
+    let output = lambdalake(&["sql", "-", "--layer", "batch", "--url", url], "SELECT 1");
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert_eq!(text(&output.stdout), "{\"n\":18446744073709551615}\n");
+    let seen = server.seen();
+    assert_eq!(seen[0].line, "POST /api/v1/sql?format=ndjson");
+    let body: Value = serde_json::from_str(&seen[0].body).unwrap();
+    assert_eq!(
+        body,
+        serde_json::json!({"query": "SELECT 1", "layer": "batch"})
+    );
+}
+
+#[test]
+fn sql_prints_the_error_of_the_server() {
+    let server = ScriptedServer::start(vec![(
+        400,
+        "",
+        r#"{"error": {"code": "plan", "message": "no column x"}, "query_id": "1"}"#,
+    )]);
+    let output = lambdalake(&["sql", "SELECT x", "--url", &server.url], "");
+    assert_eq!(output.status.code(), Some(2));
+    assert_eq!(text(&output.stderr), "error: no column x [plan]\n");
+    assert!(output.stdout.is_empty());
+}
+
+#[test]
+fn a_server_that_is_not_there_is_exit_code_3() {
+    // Bound and dropped: nobody listens there now.
+    let address = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let url = format!("http://{address}");
+    for arguments in [
+        ["sql", "SELECT 1"].as_slice(),
+        &["status"],
+        &["recompute", "v"],
+    ] {
+        let output = lambdalake(&[arguments, &["--url", &url]].concat(), "");
+        assert_eq!(output.status.code(), Some(3), "{arguments:?}");
+        assert!(text(&output.stderr).starts_with("error: cannot reach http://"));
+    }
+}
+
+#[test]
+fn recompute_follows_the_run_to_its_end() {
+    let server = ScriptedServer::start(vec![
+        (202, "", r#"{"run_id": "r7"}"#),
+        (
+            200,
+            "",
+            r#"{"run_id": "r7", "status": "running", "rows_read": 1}"#,
+        ),
+        (
+            200,
+            "",
+            r#"{"run_id": "r7", "status": "succeeded", "rows_read": 1200,
+                "duration_ms": 1500, "audit": "equal"}"#,
+        ),
+    ]);
+    let output = lambdalake(&["recompute", "v", "--url", &server.url], "");
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert_eq!(
+        text(&output.stdout),
+        "v: run r7 succeeded, 1,200 rows in 1.5 s, audit: equal\n"
+    );
+    let lines: Vec<String> = server.seen().into_iter().map(|seen| seen.line).collect();
+    assert_eq!(
+        lines,
+        [
+            "POST /api/v1/views/v/recompute",
+            "GET /api/v1/runs/r7",
+            "GET /api/v1/runs/r7"
+        ]
+    );
+}
+
+#[test]
+fn a_failed_run_is_exit_code_1() {
+    let server = ScriptedServer::start(vec![
+        (202, "", r#"{"run_id": "r7"}"#),
+        (200, "", r#"{"status": "failed", "error": "audit differs"}"#),
+    ]);
+    let output = lambdalake(&["recompute", "v", "--url", &server.url], "");
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(
+        text(&output.stderr),
+        "error: run r7 of v failed: audit differs\n"
+    );
+}
+
+#[test]
+fn status_shows_what_there_is() {
+    let server = ScriptedServer::start(vec![
+        (200, "", r#"{"status": "ok"}"#),
+        (
+            200,
+            "",
+            r#"{"streams": [{"name": "access_log", "rows": 1000}]}"#,
+        ),
+        (200, "", r#"{"views": []}"#),
+    ]);
+    let output = lambdalake(&["status", "--url", &server.url], "");
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert_eq!(
+        text(&output.stdout),
+        "health\n  status  ok\n\nstreams\n  name         rows\n  access_log  1,000\n\n\
+         views\n  none\n"
+    );
+}
+
+#[test]
+fn a_bad_settings_file_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("lambdalake.toml");
+    std::fs::write(&path, "flush_byte = 1").unwrap();
+    let path = path.to_str().unwrap();
+    let output = lambdalake(&["serve", "--config", path], "");
+    assert_eq!(output.status.code(), Some(2));
+    assert_eq!(
+        text(&output.stderr),
+        format!(
+            "error: {path}: unknown setting `flush_byte` in the settings file; did you mean \
+             `flush_bytes`?\n"
+        )
+    );
+}

@@ -1,0 +1,5 @@
+//! The one integration-test binary: one link instead of one for each file.
+
+mod client;
+mod layering;
+mod tidy;
