@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 use crate::cut::{Cut, CutRange};
 use crate::disk::{AppendFile, Disk};
 use crate::error::{DataError, Result};
-use crate::schema::{Column, columns_of};
+use crate::schema::Column;
 
 const MAGIC: &[u8; 8] = b"LLLOG\x00\x00\x01";
 const FRAME_HEAD_BYTES: usize = 8;
@@ -76,15 +76,16 @@ impl Frame {
         bytes[4..8].copy_from_slice(&crc.to_le_bytes());
         Ok(bytes)
     }
+}
 
-    fn decode(payload: &[u8]) -> Result<Self> {
-        let header = read_header(payload)?;
-        let start = 4 + header_length(payload).unwrap_or(0);
-        let mut reader = StreamReader::try_new(&payload[start..], None)?;
-        let batch = reader.next().transpose()?;
-        let events = batch.unwrap_or_else(|| RecordBatch::new_empty(reader.schema()));
-        Ok(Self { header, events })
-    }
+/// Takes replayed frames: the header, and the events unless they are covered already.
+pub type Replay<'a> = dyn FnMut(FrameHeader, Option<RecordBatch>) -> Result<()> + 'a;
+
+fn decode_events(payload: &[u8]) -> Result<RecordBatch> {
+    let start = 4 + header_length(payload).unwrap_or(0);
+    let mut reader = StreamReader::try_new(&payload[start..], None)?;
+    let batch = reader.next().transpose()?;
+    Ok(batch.unwrap_or_else(|| RecordBatch::new_empty(reader.schema())))
 }
 
 fn header_length(payload: &[u8]) -> Option<usize> {
@@ -99,11 +100,6 @@ fn read_header(payload: &[u8]) -> Result<FrameHeader> {
         ))
     })?;
     Ok(serde_json::from_slice(&payload[4..4 + length])?)
-}
-
-/// Columns for [`FrameHeader::new_columns`].
-pub fn frame_columns(schema: &arrow::datatypes::Schema) -> Result<Vec<Column>> {
-    columns_of(schema)
 }
 
 #[derive(Debug)]
@@ -128,14 +124,14 @@ pub struct Log {
 }
 
 impl Log {
-    /// Opens the log and hands every frame that `covered` does not cover to `replay`, in
-    /// order. A torn tail is cut off; damage before it is an error naming the segment.
+    /// Opens the log and hands every frame to `replay`, in order: its header, and its events
+    /// if `covered` does not cover them. A torn tail is cut off; damage before it is an error naming the segment.
     pub fn open(
         disk: Arc<dyn Disk>,
         folder: &str,
         segment_bytes: u64,
         covered: &Cut,
-        replay: &mut dyn FnMut(Frame) -> Result<()>,
+        replay: &mut Replay<'_>,
     ) -> Result<Self> {
         let mut log = Self {
             disk,
@@ -176,7 +172,7 @@ impl Log {
         path: &str,
         is_last: bool,
         covered: &Cut,
-        replay: &mut dyn FnMut(Frame) -> Result<()>,
+        replay: &mut Replay<'_>,
     ) -> Result<Option<Cut>> {
         let bytes = self.disk.read(path)?.unwrap_or_default();
         if bytes.len() < MAGIC.len() || &bytes[..MAGIC.len()] != MAGIC {
@@ -195,11 +191,13 @@ impl Log {
             let header = read_header(payload)?;
             self.group = header.group;
             end = Some(header.range.to.clone());
-            if !covered.covers(&header.range.to) {
-                let frame = Frame::decode(payload)
-                    .map_err(|error| damaged(path, format!("frame at byte {at}: {error}")))?;
-                replay(frame)?;
-            }
+            let events = if covered.covers(&header.range.to) {
+                None
+            } else {
+                let decoded = decode_events(payload);
+                Some(decoded.map_err(|e| damaged(path, format!("frame at byte {at}: {e}")))?)
+            };
+            replay(header, events)?;
             at += FRAME_HEAD_BYTES + payload.len();
         }
         if at < bytes.len() {

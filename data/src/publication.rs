@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::cut::{Cut, CutRange};
 use crate::disk::Disk;
 use crate::error::{DataError, Result};
-use crate::schema::StreamDefinition;
+use crate::schema::{Column, StreamDefinition};
 
 const FOLDER: &str = "publications";
 const FORMAT_VERSION: u32 = 1;
@@ -80,6 +80,9 @@ pub struct ViewState {
     pub stream: String,
     /// The SELECT as it was given.
     pub select: String,
+    /// The stream's columns when the view was made. It is always compiled against these, so
+    /// that a stream that grows does not change the view's states.
+    pub stream_columns: Vec<Column>,
     /// States made under another definition, schema or engine never mix: see `views`.
     pub definition_hash: String,
     pub recompute_every_ms: Option<u64>,

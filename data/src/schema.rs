@@ -169,6 +169,11 @@ impl StreamDefinition {
     }
 }
 
+/// The Arrow schema of these columns.
+pub fn schema_of(columns: &[Column]) -> SchemaRef {
+    Arc::new(Schema::new(columns.iter().map(Column::to_field).collect::<Fields>()))
+}
+
 /// The columns of a user schema, or which one has a type no stream can hold.
 pub fn columns_of(schema: &Schema) -> Result<Vec<Column>> {
     let column = |field: &Arc<Field>| {

@@ -26,6 +26,9 @@ pub trait SpeedStates: Send + Sync + std::fmt::Debug {
     async fn states(&self, view: &ViewSnapshot, part: &TailPart) -> Result<Vec<RecordBatch>>;
 }
 
+/// Held by a snapshot so that a file or folder it names stays; the last holder lets go of it.
+pub type Pin = Arc<dyn std::fmt::Debug + Send + Sync>;
+
 /// A tail part and where its states come from.
 #[derive(Clone, Debug)]
 pub struct OpenPart {
@@ -43,8 +46,7 @@ pub struct StreamSnapshot {
     pub parts: Vec<OpenPart>,
     pub end: Cut,
     pub last_ingested_at_micros: Option<i64>,
-    /// Held so that the files stay; see the engine's garbage collection.
-    pub pin: Arc<()>,
+    pub pins: Vec<Pin>,
 }
 
 impl StreamSnapshot {
@@ -73,6 +75,7 @@ pub struct ViewSnapshot {
     /// The version and panes whose files were found whole; what is missing is a gap.
     pub version: Option<ViewVersion>,
     pub panes: Vec<StoredPane>,
+    pub pins: Vec<Pin>,
 }
 
 impl std::fmt::Debug for ViewSnapshot {

@@ -30,6 +30,7 @@ use lambdalake_data::schema::adapt;
 use lambdalake_data::CutRange;
 
 use crate::engine::{Layer, QueryStats};
+use crate::layer_exec::LayerExec;
 use crate::snapshot::{StreamSnapshot, ViewSnapshot};
 
 fn external(error: impl std::error::Error + Send + Sync + 'static) -> DataFusionError {
@@ -77,7 +78,7 @@ impl TableProvider for StreamTable {
         let stream = &self.stream;
         let mut inputs: Vec<Arc<dyn ExecutionPlan>> = Vec::new();
         if self.layer != Layer::Speed && !stream.state.files.is_empty() {
-            self.stats.add_batch(stream.master_rows());
+            self.stats.count_batch(stream.master_rows());
             inputs.push(
                 parquet_scan(
                     &stream.master_files(),
@@ -91,7 +92,7 @@ impl TableProvider for StreamTable {
             );
         }
         if self.layer != Layer::Batch {
-            self.stats.add_speed(stream.tail_rows());
+            self.stats.count_speed(stream.tail_rows());
             let tail = tail_batches(stream)?;
             inputs.push(MemorySourceConfig::try_new_exec(
                 &[tail],
@@ -159,21 +160,25 @@ impl FinishedTable {
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let (snapshot, view) = (&self.view, &self.view.view);
         let schema = view.states_schema();
-        let mut inputs: Vec<Arc<dyn ExecutionPlan>> = Vec::new();
-        let mut stored = |files: &[ScanFile]| -> Result<()> {
-            if !files.is_empty() {
-                let scan = parquet_scan(files, &schema, None, predicate.clone(), None, partitions);
-                inputs.push(scan.map_err(external)?);
-            }
-            Ok(())
+        let stored = |files: &[ScanFile]| {
+            parquet_scan(files, &schema, None, predicate.clone(), None, partitions)
+                .map_err(external)
         };
+        let mut sides: Vec<Arc<dyn ExecutionPlan>> = Vec::new();
         if self.layer != Layer::Speed {
-            self.stats.add_batch(snapshot.batch_cut().events());
-            stored(&snapshot.version_files())?;
+            self.stats.count_batch(snapshot.batch_cut().events());
+            let label = match &snapshot.version {
+                Some(version) => format!("batch: version {}, cut {}", version.number, version.cut),
+                None => "batch: no version yet".to_owned(),
+            };
+            sides.push(Arc::new(LayerExec::new(label, stored(&snapshot.version_files())?)));
         }
         if self.layer != Layer::Batch {
-            self.stats.add_speed(snapshot.lag_events());
-            stored(&snapshot.pane_files())?;
+            self.stats.count_speed(snapshot.lag_events());
+            let mut inputs: Vec<Arc<dyn ExecutionPlan>> = Vec::new();
+            if !snapshot.panes.is_empty() {
+                inputs.push(stored(&snapshot.pane_files())?);
+            }
             for gap in snapshot.gaps() {
                 let states = map_gap(snapshot, &gap, partitions)?;
                 inputs.push(filtered(states, &predicate)?);
@@ -186,8 +191,19 @@ impl FinishedTable {
                 let open = MemorySourceConfig::try_new_exec(&[open], Arc::clone(&schema), None)?;
                 inputs.push(filtered(open, &predicate)?);
             }
+            let label = format!(
+                "speed: {} events since {} in {} panes, {} gaps mapped from the master dataset, \
+                 {} tail events",
+                snapshot.lag_events(),
+                snapshot.batch_cut(),
+                snapshot.panes.len(),
+                snapshot.gaps().len(),
+                snapshot.stream.tail_rows()
+            );
+            let side = union(inputs, || Ok(Arc::clone(&schema)))?;
+            sides.push(Arc::new(LayerExec::new(label, side)));
         }
-        union(inputs, || Ok(Arc::clone(&schema)))
+        union(sides, || Ok(Arc::clone(&schema)))
     }
 }
 

@@ -29,6 +29,11 @@ impl Mapper {
         Self { task }
     }
 
+    /// The context plans run in, for reading stored states in the same pool.
+    pub fn task(&self) -> Arc<TaskContext> {
+        Arc::clone(&self.task)
+    }
+
     /// The states of `events` (stored columns of any schema id), usually a row per key.
     pub async fn map(
         &self,

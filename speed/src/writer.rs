@@ -5,6 +5,7 @@
 //! once, appends to the tail, publishes, and only then answers. The core is [`StreamWriter`],
 //! plain state; the thread around it is at the end of the file.
 
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -71,9 +72,34 @@ pub struct StreamTail {
 pub struct StreamWriter {
     tail: StreamTail,
     log: Log,
+    answered: Answered,
     clock: Arc<dyn Clock>,
     limits: WriterLimits,
     publish: Box<dyn Fn(StreamTail) + Send>,
+}
+
+/// Requests this many back are recognised by their idempotency key; across a restart, those
+/// whose log segment is still there.
+const REMEMBERED_KEYS: usize = 100_000;
+
+/// Idempotency keys of requests that were stored, and what was answered.
+#[derive(Default)]
+struct Answered {
+    ranges: HashMap<String, CutRange>,
+    order: VecDeque<String>,
+}
+
+impl Answered {
+    fn remember(&mut self, key: String, range: CutRange) {
+        if self.ranges.insert(key.clone(), range).is_none() {
+            self.order.push_back(key);
+        }
+        if self.order.len() > REMEMBERED_KEYS
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.ranges.remove(&oldest);
+        }
+    }
 }
 
 struct Appended {
@@ -83,12 +109,12 @@ struct Appended {
 }
 
 impl StreamWriter {
-    /// Begins where the log ends: `replayed` are the frames above the flush cut, in order.
+    /// Begins where the log ends: `replayed` is what [`Log::open`] handed out, in order.
     pub fn recover(
         mut definition: StreamDefinition,
         flushed: &Cut,
         log: Log,
-        replayed: Vec<Frame>,
+        replayed: Vec<(FrameHeader, Option<RecordBatch>)>,
         clock: Arc<dyn Clock>,
         limits: WriterLimits,
         publish: Box<dyn Fn(StreamTail) + Send>,
@@ -96,23 +122,28 @@ impl StreamWriter {
         let mut end = flushed.clone();
         let mut last = None;
         let mut chunks = Vec::new();
-        for frame in replayed {
-            if let Some(columns) = frame.header.new_columns {
-                definition.columns = columns;
-                definition.schema_id = frame.header.schema_id;
+        let mut answered = Answered::default();
+        for (header, events) in replayed {
+            last = Some(header.ingested_at_micros);
+            if let Some(key) = header.idempotency_key {
+                answered.remember(key, header.range.clone());
             }
-            if frame.header.range.from != end {
+            let Some(events) = events else { continue };
+            if let Some(columns) = header.new_columns {
+                definition.columns = columns;
+                definition.schema_id = header.schema_id;
+            }
+            if header.range.from != end {
                 return Err(SpeedError::Data(DataError::Damaged {
                     path: definition.log_folder().into(),
                     reason: format!(
                         "the log goes on at {} where {end} was expected",
-                        frame.header.range.from
+                        header.range.from
                     ),
                 }));
             }
-            end = frame.header.range.to.clone();
-            last = Some(frame.header.ingested_at_micros);
-            push_chunk(&mut chunks, frame.header.range, frame.events)?;
+            end = header.range.to.clone();
+            push_chunk(&mut chunks, header.range, events)?;
         }
         let part =
             TailPart { number: 0, from: flushed.clone(), chunks: Arc::from(chunks) };
@@ -122,7 +153,7 @@ impl StreamWriter {
             end,
             last_ingested_at_micros: last,
         };
-        let writer = Self { tail, log, clock, limits, publish };
+        let writer = Self { tail, log, answered, clock, limits, publish };
         (writer.publish)(writer.tail.clone());
         Ok(writer)
     }
@@ -136,6 +167,10 @@ impl StreamWriter {
         let mut frames = Vec::new();
         let tail_bytes: usize = self.tail.parts.iter().map(|(part, _)| part.bytes()).sum();
         for request in requests {
+            let request = match self.answer_repeated(request, &group) {
+                Some(request) => request,
+                None => continue,
+            };
             let prepared = if tail_bytes > self.limits.tail_bytes {
                 Err(self.busy("its tail is full and the flush has not caught up"))
             } else {
@@ -160,6 +195,21 @@ impl StreamWriter {
             return;
         }
         self.apply(group, definition, end, now);
+    }
+
+    /// Answers a request whose idempotency key was stored before; gives back any other.
+    fn answer_repeated(&self, request: Request, group: &[Appended]) -> Option<Request> {
+        let Some(key) = &request.idempotency_key else { return Some(request) };
+        if let Some(range) = self.answered.ranges.get(key) {
+            answer(request.reply, Ok(range.clone()));
+            return None;
+        }
+        if group.iter().any(|other| other.request.idempotency_key.as_ref() == Some(key)) {
+            let busy = self.busy("a request with the same idempotency key is being stored");
+            answer(request.reply, Err(busy));
+            return None;
+        }
+        Some(request)
     }
 
     fn busy(&self, reason: &str) -> SpeedError {
@@ -235,6 +285,9 @@ impl StreamWriter {
             for appended in group {
                 let pushed = push_chunk(&mut chunks, appended.range.clone(), appended.events);
                 failure = failure.or(pushed.err());
+                if let Some(key) = appended.request.idempotency_key {
+                    self.answered.remember(key, appended.range.clone());
+                }
                 answers.push((appended.request.reply, appended.range));
             }
             part.chunks = Arc::from(chunks);

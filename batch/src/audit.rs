@@ -1,0 +1,162 @@
+//! The audit: recomputed states against the older version and the panes, before publication.
+//!
+//! Both sides are finished, sorted by key, and walked side by side in windows of keys, so the
+//! audit needs memory for a window, not for the view. Exact aggregates must agree bitwise,
+//! floats within an error of their scale, sketches by their own rules; see
+//! [`lambdalake_views::differences`].
+
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::compute::concat_batches;
+use arrow::row::{OwnedRow, RowConverter, SortField};
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_plan::execute_stream;
+use futures::StreamExt;
+use lambdalake_data::scan::{ScanFile, parquet_scan};
+use lambdalake_views::{Difference, View, differences};
+
+use crate::error::BatchError;
+use crate::job::sorted_by_key;
+
+/// Rows of a window on each side.
+const WINDOW_ROWS: usize = 65_536;
+
+/// Differences that are reported; one is enough to refuse.
+const REPORTED: usize = 10;
+
+/// What the audit found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Audit {
+    /// Nothing covered the same events before (a new view, or stored states were missing).
+    NothingToCompare,
+    /// Every key agrees.
+    Equal,
+    /// They disagree, for example here; at most [`REPORTED`] are kept.
+    Differences(Vec<Difference>),
+}
+
+impl Audit {
+    /// The word that run histories show.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::NothingToCompare => "nothing_to_compare",
+            Self::Equal => "equal",
+            Self::Differences(_) => "differences",
+        }
+    }
+}
+
+/// Compares two sets of states files of one view.
+pub async fn audit(
+    view: &Arc<View>,
+    previous: &[ScanFile],
+    new: &[ScanFile],
+    task: &Arc<TaskContext>,
+) -> Result<Audit, BatchError> {
+    let mut left = Side::open(view, previous, task)?;
+    let mut right = Side::open(view, new, task)?;
+    let mut found = Vec::new();
+    while found.len() < REPORTED {
+        left.fill().await?;
+        right.fill().await?;
+        let boundary = match (left.last_key()?, right.last_key()?) {
+            (None, None) => break,
+            // An ended side holds all it has; the other sets the pace.
+            (Some(l), Some(r)) if left.ended && right.ended => Some(l.max(r)),
+            (Some(l), Some(_)) if right.ended => Some(l),
+            (Some(_), Some(r)) if left.ended => Some(r),
+            (Some(l), Some(r)) => Some(l.min(r)),
+            (one, other) => one.or(other),
+        };
+        let (l, r) = (left.take_up_to(&boundary)?, right.take_up_to(&boundary)?);
+        found.extend(differences(view, &[l], &[r], REPORTED - found.len())?);
+    }
+    Ok(if found.is_empty() { Audit::Equal } else { Audit::Differences(found) })
+}
+
+struct Side {
+    stream: SendableRecordBatchStream,
+    window: RecordBatch,
+    ended: bool,
+    keys: usize,
+    rows: Option<RowConverter>,
+}
+
+impl Side {
+    fn open(
+        view: &Arc<View>,
+        files: &[ScanFile],
+        task: &Arc<TaskContext>,
+    ) -> Result<Self, BatchError> {
+        let partitions = task.session_config().target_partitions();
+        let scan = parquet_scan(files, &view.states_schema(), None, None, None, partitions)?;
+        let keys = view.key_columns();
+        let plan = sorted_by_key(view.finish(scan)?, keys)?;
+        let schema = plan.schema();
+        let fields = schema.fields().iter().take(keys);
+        let sort = fields.map(|field| SortField::new(field.data_type().clone())).collect();
+        let rows = if keys == 0 { None } else { Some(RowConverter::new(sort)?) };
+        let stream = execute_stream(plan, Arc::clone(task))?;
+        Ok(Self { stream, window: RecordBatch::new_empty(schema), ended: false, keys, rows })
+    }
+
+    /// Reads until the window is full or the side has ended.
+    async fn fill(&mut self) -> Result<(), BatchError> {
+        let mut batches = vec![self.window.clone()];
+        let mut rows = self.window.num_rows();
+        while rows < WINDOW_ROWS && !self.ended {
+            match self.stream.next().await {
+                Some(batch) => {
+                    let batch = batch?;
+                    rows += batch.num_rows();
+                    batches.push(batch);
+                }
+                None => self.ended = true,
+            }
+        }
+        self.window = concat_batches(&self.window.schema(), &batches)?;
+        Ok(())
+    }
+
+    fn key_at(&self, row: usize) -> Result<Option<OwnedRow>, BatchError> {
+        let Some(converter) = &self.rows else { return Ok(None) };
+        let keys: Vec<_> =
+            self.window.columns().iter().take(self.keys).map(|c| c.slice(row, 1)).collect();
+        Ok(Some(converter.convert_columns(&keys)?.row(0).owned()))
+    }
+
+    /// The key of the last row held; `None` if the window is empty. Without keys there is
+    /// one row, and an empty key stands for it.
+    fn last_key(&self) -> Result<Option<Option<OwnedRow>>, BatchError> {
+        match self.window.num_rows() {
+            0 => Ok(None),
+            rows => self.key_at(rows - 1).map(Some),
+        }
+    }
+
+    /// Takes the rows whose key is not beyond the boundary out of the window.
+    fn take_up_to(
+        &mut self,
+        boundary: &Option<Option<OwnedRow>>,
+    ) -> Result<RecordBatch, BatchError> {
+        let Some(Some(boundary)) = boundary else {
+            let taken = self.window.clone();
+            self.window = self.window.slice(0, 0);
+            return Ok(taken);
+        };
+        // The window is sorted: find where the keys pass the boundary.
+        let (mut low, mut high) = (0, self.window.num_rows());
+        while low < high {
+            let middle = low.midpoint(high);
+            if self.key_at(middle)?.is_some_and(|key| &key <= boundary) {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        let taken = self.window.slice(0, low);
+        self.window = self.window.slice(low, self.window.num_rows() - low);
+        Ok(taken)
+    }
+}

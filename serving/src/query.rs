@@ -1,0 +1,294 @@
+//! From SQL text to a stream of rows, on one pinned snapshot.
+//!
+//! Planning and execution run on the query runtime, in a finite memory pool; the answer
+//! reaches the I/O runtime through a small bounded channel. Dropping the answer ends the
+//! work. The session of a query holds the tables its text names and nothing else: no files,
+//! no hosts, no DDL, no settings.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use arrow::array::RecordBatch;
+use datafusion::catalog::{
+    CatalogProvider, MemoryCatalogProvider, MemoryCatalogProviderList, MemorySchemaProvider,
+    SchemaProvider, TableProvider,
+};
+use datafusion::datasource::ViewTable;
+use datafusion::error::{DataFusionError, Result};
+use datafusion::execution::context::{SQLOptions, SessionContext};
+use datafusion::execution::memory_pool::FairSpillPool;
+use datafusion::execution::object_store::{ObjectStoreRegistry, ObjectStoreUrl};
+use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
+use datafusion::execution::{SessionState, SessionStateBuilder, SessionStateDefaults};
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::execute_stream;
+use datafusion::prelude::SessionConfig;
+use datafusion::sql::TableReference;
+use futures::StreamExt;
+use lambdalake_data::disk::Disk;
+use lambdalake_data::scan::STORE_URL;
+use lambdalake_data::store::DiskStore;
+use object_store::ObjectStore;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use url::Url;
+
+use crate::engine::{Answer, EngineError, ErrorKind, Layer, QueryRequest, QueryStats};
+use crate::snapshot::Snapshot;
+use crate::tables::{FinishedTable, StreamTable};
+
+const CATALOG: &str = "lambdalake";
+const SCHEMA: &str = "public";
+
+/// Batches that wait for a slow reader of an answer; the query pauses beyond them.
+const ANSWER_BATCHES: usize = 2;
+
+/// The one store that plans can reach: the data root.
+#[derive(Debug)]
+struct OnlyDataRoot(Arc<dyn ObjectStore>);
+
+impl ObjectStoreRegistry for OnlyDataRoot {
+    fn register_store(
+        &self,
+        _url: &Url,
+        store: Arc<dyn ObjectStore>,
+    ) -> Option<Arc<dyn ObjectStore>> {
+        tracing::error!(%store, "refused to register an object store");
+        None
+    }
+
+    fn get_store(&self, url: &Url) -> Result<Arc<dyn ObjectStore>> {
+        let ours = ObjectStoreUrl::parse(STORE_URL)?;
+        if url.scheme() == "lake" && ours.as_str().starts_with(&url[..url::Position::BeforePath]) {
+            return Ok(Arc::clone(&self.0));
+        }
+        Err(DataFusionError::Plan(format!("{url} is outside the engine's data folder")))
+    }
+}
+
+/// A runtime environment with a finite pool, spilling into `spill`, reading only the data
+/// root. Queries, batch and speed each have their own.
+pub fn runtime_env(
+    disk: &Arc<dyn Disk>,
+    memory_bytes: usize,
+    spill: &std::path::Path,
+) -> Result<Arc<RuntimeEnv>> {
+    let store: Arc<dyn ObjectStore> = Arc::new(DiskStore::new(Arc::clone(disk), ""));
+    RuntimeEnvBuilder::new()
+        .with_memory_pool(Arc::new(FairSpillPool::new(memory_bytes)))
+        .with_temp_file_path(spill)
+        .with_object_store_registry(Arc::new(OnlyDataRoot(store)))
+        .build_arc()
+}
+
+/// The settings every plan of the engine runs under.
+pub fn session_config(partitions: usize) -> SessionConfig {
+    let mut config = SessionConfig::new()
+        .with_default_catalog_and_schema(CATALOG, SCHEMA)
+        .with_create_default_catalog_and_schema(false)
+        .with_information_schema(false)
+        .with_target_partitions(partitions)
+        .with_parquet_pruning(true);
+    let options = config.options_mut();
+    options.execution.time_zone = Some("+00:00".to_owned());
+    options.execution.parquet.schema_force_view_types = false;
+    options.execution.parquet.pushdown_filters = true;
+    options.execution.parquet.reorder_filters = true;
+    options.execution.skip_partial_aggregation_probe_ratio_threshold = 1.0;
+    options.sql_parser.map_string_types_to_utf8view = false;
+    config
+}
+
+/// Answers queries.
+pub struct Queries {
+    runtime: Handle,
+    base: SessionState,
+}
+
+impl Queries {
+    /// `runtime` is where planning and execution run; `env` carries the queries' pool.
+    pub fn new(runtime: Handle, env: Arc<RuntimeEnv>, partitions: usize) -> Self {
+        let base = SessionStateBuilder::new()
+            .with_config(session_config(partitions))
+            .with_runtime_env(env)
+            .with_scalar_functions(SessionStateDefaults::default_scalar_functions())
+            .with_aggregate_functions(SessionStateDefaults::default_aggregate_functions())
+            .with_window_functions(SessionStateDefaults::default_window_functions())
+            .with_expr_planners(SessionStateDefaults::default_expr_planners())
+            .build();
+        Self { runtime, base }
+    }
+
+    /// Plans and starts a query. The first error of planning comes back here; errors of
+    /// execution come through the stream.
+    pub async fn run(
+        self: &Arc<Self>,
+        snapshot: Arc<Snapshot>,
+        request: QueryRequest,
+        now_micros: i64,
+    ) -> Result<Answer, EngineError> {
+        let (sender, receiver) = mpsc::channel::<Result<RecordBatch>>(ANSWER_BATCHES);
+        let (started, starting) = tokio::sync::oneshot::channel();
+        let queries = Arc::clone(self);
+        let mut work = JoinSet::new();
+        work.spawn_on(
+            async move {
+                let max_rows = request.max_rows;
+                let stream = queries.start(&snapshot, &request, now_micros).await;
+                let (mut stream, head) = match stream {
+                    Ok((stream, stats)) => {
+                        let schema = stream.schema();
+                        (stream, Ok((schema, stats)))
+                    }
+                    Err(error) => {
+                        let error = EngineError::from_datafusion(error);
+                        if started.send(Err(error)).is_err() {
+                            tracing::debug!("the client left while its query was planned");
+                        }
+                        return;
+                    }
+                };
+                if started.send(head).is_err() {
+                    return;
+                }
+                let mut rows = 0;
+                while let Some(batch) = stream.next().await {
+                    let batch = batch.and_then(|batch| {
+                        rows += batch.num_rows() as u64;
+                        if rows > max_rows { Err(over_row_limit(max_rows)) } else { Ok(batch) }
+                    });
+                    let failed = batch.is_err();
+                    if sender.send(batch).await.is_err() || failed {
+                        return;
+                    }
+                }
+            },
+            &self.runtime,
+        );
+        let (schema, stats) = starting.await.map_err(|_| {
+            EngineError::internal("the query's worker ended without an answer; see the log")
+        })??;
+        let rows = futures::stream::unfold((receiver, work), |(mut receiver, mut work)| async {
+            if let Some(batch) = receiver.recv().await {
+                return Some((batch, (receiver, work)));
+            }
+            // The channel is closed: the worker ended. A panic must not look like the end.
+            match work.join_next().await {
+                Some(Err(error)) if error.is_panic() => {
+                    let error = DataFusionError::Execution("the query panicked".to_owned());
+                    Some((Err(error), (receiver, work)))
+                }
+                _ => None,
+            }
+        });
+        let batches = Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&schema), rows));
+        Ok(Answer { schema, batches, stats })
+    }
+
+    async fn start(
+        &self,
+        snapshot: &Arc<Snapshot>,
+        request: &QueryRequest,
+        now_micros: i64,
+    ) -> Result<(datafusion::execution::SendableRecordBatchStream, Arc<QueryStats>)> {
+        let dialect = self.base.config().options().sql_parser.dialect;
+        let statement = self.base.sql_to_statement(&request.sql, &dialect)?;
+        let names = self.base.resolve_table_references(&statement)?;
+        let stats = Arc::new(stats_of(snapshot, &names, now_micros));
+        let tables = Arc::new(MemorySchemaProvider::new());
+        for name in &names {
+            register(snapshot, name, request.layer, &stats, &tables)?;
+        }
+        let catalog = Arc::new(MemoryCatalogProvider::new());
+        catalog.register_schema(SCHEMA, tables)?;
+        let catalogs = Arc::new(MemoryCatalogProviderList::new());
+        datafusion::catalog::CatalogProviderList::register_catalog(
+            catalogs.as_ref(),
+            CATALOG.to_owned(),
+            catalog,
+        );
+        let state = SessionStateBuilder::new_from_existing(self.base.clone())
+            .with_catalog_list(catalogs)
+            .build();
+        let plan = state.statement_to_plan(statement).await?;
+        SQLOptions::new()
+            .with_allow_ddl(false)
+            .with_allow_dml(false)
+            .with_allow_statements(false)
+            .verify_plan(&plan)?;
+        let context = SessionContext::new_with_state(state.clone());
+        let physical = state.create_physical_plan(&plan).await?;
+        Ok((execute_stream(physical, context.task_ctx())?, stats))
+    }
+}
+
+fn over_row_limit(max_rows: u64) -> DataFusionError {
+    DataFusionError::External(Box::new(EngineError::new(
+        ErrorKind::OutOfMemory,
+        "row_limit",
+        format!(
+            "the result has more than {max_rows} rows; add a LIMIT or an aggregate, or raise \
+             max_rows"
+        ),
+    )))
+}
+
+/// The name of a table of ours; other catalogs and schemas do not exist.
+fn plain_name(name: &TableReference) -> Option<&str> {
+    let catalog = name.catalog().is_none_or(|catalog| catalog == CATALOG);
+    let schema = name.schema().is_none_or(|schema| schema == SCHEMA);
+    (catalog && schema).then(|| name.table())
+}
+
+fn register(
+    snapshot: &Snapshot,
+    name: &TableReference,
+    layer: Layer,
+    stats: &Arc<QueryStats>,
+    tables: &MemorySchemaProvider,
+) -> Result<()> {
+    let Some(name) = plain_name(name) else { return Ok(()) };
+    let table: Arc<dyn TableProvider> = if let Some(stream) = snapshot.streams.get(name) {
+        Arc::new(StreamTable::new(Arc::clone(stream), layer, Arc::clone(stats)))
+    } else if let Some(view) = snapshot.views.get(name) {
+        let finished = FinishedTable::new(Arc::clone(view), layer, Arc::clone(stats));
+        let plan = view
+            .view
+            .answer_plan(Arc::new(finished))
+            .map_err(|error| DataFusionError::External(Box::new(error)))?;
+        Arc::new(ViewTable::new(plan, Some(view.state.select.clone())))
+    } else {
+        return Ok(());
+    };
+    tables.register_table(name.to_owned(), table)?;
+    Ok(())
+}
+
+fn stats_of(snapshot: &Snapshot, names: &[TableReference], now_micros: i64) -> QueryStats {
+    let mut newest: Option<i64> = None;
+    let mut version: Option<u64> = None;
+    let mut lag = 0;
+    for name in names.iter().filter_map(plain_name) {
+        let stream = if let Some(view) = snapshot.views.get(name) {
+            version = version.max(view.version.as_ref().map(|version| version.number));
+            lag = lag.max(view.lag_events());
+            &view.stream
+        } else if let Some(stream) = snapshot.streams.get(name) {
+            version = version.max(Some(stream.state.master_version));
+            lag = lag.max(stream.tail_rows());
+            stream
+        } else {
+            continue;
+        };
+        newest = newest.max(stream.last_ingested_at_micros);
+    }
+    QueryStats {
+        rows_read: AtomicU64::new(0),
+        from_batch: AtomicU64::new(0),
+        from_speed: AtomicU64::new(0),
+        freshness_ms: newest.map(|at| (now_micros.saturating_sub(at).max(0) / 1000) as u64),
+        batch_version: version,
+        lag_events: lag,
+    }
+}

@@ -1,0 +1,193 @@
+//! The engine: the only place that knows all layers, and joins them.
+//!
+//! ```text
+//!   HTTP (serving) --port--> ingest --> writer thread per stream (speed) --> publisher
+//!                            query  --> snapshot <-------------------------- publisher
+//!   maintenance thread ----> flush  --> master dataset, panes -------------> publisher
+//!                            recompute (batch thread) ---------------------> publisher
+//! ```
+//!
+//! Three runtimes keep work apart: the I/O runtime serves HTTP, `compute` plans and runs
+//! queries and maps events, `batch` recomputes with fewer threads and its own memory.
+
+mod describe;
+mod flush;
+mod maintenance;
+mod port;
+mod publisher;
+mod recompute;
+mod streams;
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context;
+use datafusion::execution::TaskContext;
+use datafusion::execution::runtime_env::RuntimeEnv;
+use lambdalake_batch::history::History;
+use lambdalake_data::delta::DeltaMirror;
+use lambdalake_data::disk::STAGING;
+use lambdalake_data::schema::StreamDefinition;
+use lambdalake_data::{Clock, Cut, Disk, RealDisk, SystemClock};
+use lambdalake_serving::query::{Queries, runtime_env, session_config};
+use lambdalake_speed::Mapper;
+use lambdalake_speed::writer::WriterHandle;
+use tokio::runtime::Runtime;
+
+use crate::settings::Settings;
+use publisher::Publisher;
+use recompute::Running;
+
+/// What one stream has beside its state in the publication log.
+struct StreamRuntime {
+    definition: StreamDefinition,
+    writer: WriterHandle,
+    /// Held for a whole flush: one at a time, and a recompute fixes its cut under it.
+    flush: Mutex<DeltaMirror>,
+    /// When the maintenance thread first saw the tail it holds now.
+    waiting_since: Mutex<Option<Duration>>,
+    /// The last flush or Delta commit failed with this; cleared by the next success.
+    trouble: Mutex<Option<String>>,
+}
+
+pub struct Engine {
+    settings: Settings,
+    disk: Arc<dyn Disk>,
+    clock: Arc<dyn Clock>,
+    publisher: Arc<Publisher>,
+    streams: Mutex<HashMap<String, Arc<StreamRuntime>>>,
+    mapper: Mapper,
+    queries: Arc<Queries>,
+    batch_task: Arc<TaskContext>,
+    history: History,
+    running: Mutex<HashMap<String, Running>>,
+    maintenance: Mutex<Option<maintenance::Maintenance>>,
+    // Last: runtimes end after everything that runs on them. `None` once shut down.
+    compute: Runtime,
+    batch: Runtime,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn task_context(env: Arc<RuntimeEnv>, partitions: usize) -> Arc<TaskContext> {
+    let context = datafusion::prelude::SessionContext::new_with_config_rt(
+        session_config(partitions),
+        env,
+    );
+    context.task_ctx()
+}
+
+impl Engine {
+    /// Opens the data folder, replays the logs and starts the threads.
+    pub fn open(settings: Settings) -> anyhow::Result<Arc<Self>> {
+        let disk = RealDisk::open(&settings.data_dir)?;
+        let spill = disk.root().join(STAGING).join("spill");
+        std::fs::create_dir_all(&spill).context("create the folder for spilled data")?;
+        Self::open_on(settings, disk, Arc::new(SystemClock::default()), &spill)
+    }
+
+    /// The same on any disk and clock. `spill` is a real folder for DataFusion's spilling.
+    pub fn open_on(
+        settings: Settings,
+        disk: Arc<dyn Disk>,
+        clock: Arc<dyn Clock>,
+        spill: &Path,
+    ) -> anyhow::Result<Arc<Self>> {
+        let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+        let compute = runtime("compute", cores)?;
+        // Half the cores, so that a recompute leaves ingest and queries their share.
+        let batch = runtime("batch", cores.div_ceil(2))?;
+        let query_env = runtime_env(&disk, settings.query_memory_bytes, spill)?;
+        let speed_env = runtime_env(&disk, settings.speed_memory_bytes, spill)?;
+        let batch_env = runtime_env(&disk, settings.batch_memory_bytes, spill)?;
+        let mapper = Mapper::new(task_context(speed_env, 1));
+        let queries = Arc::new(Queries::new(compute.handle().clone(), query_env, cores));
+        let publisher =
+            Publisher::open(Arc::clone(&disk), mapper.clone(), settings.view_state_budget_bytes)?;
+        publisher.remove_orphans()?;
+        let engine = Arc::new(Self {
+            history: History::open(Arc::clone(&disk))?,
+            batch_task: task_context(batch_env, cores.div_ceil(2)),
+            settings,
+            disk,
+            clock,
+            publisher: Arc::new(publisher),
+            streams: Mutex::default(),
+            mapper,
+            queries,
+            running: Mutex::default(),
+            maintenance: Mutex::default(),
+            compute,
+            batch,
+        });
+        for state in engine.publisher.publication().streams.values() {
+            engine.check_master_files(state)?;
+            engine.start_stream(&state.definition, &state.cut)?;
+        }
+        *lock(&engine.maintenance) = Some(maintenance::Maintenance::start(&engine)?);
+        Ok(engine)
+    }
+
+    /// Flushes what is in the tails and ends the threads. Everything acknowledged is in the
+    /// log in any case; the flush only makes the next start quicker.
+    pub fn shut_down(&self) {
+        if let Some(maintenance) = lock(&self.maintenance).take() {
+            maintenance.stop();
+        }
+        for running in lock(&self.running).values() {
+            running.cancel();
+        }
+        for stream in self.all_streams() {
+            if let Err(error) = self.flush_stream(&stream) {
+                tracing::warn!(stream = stream.definition.name, %error, "not flushed at shutdown");
+            }
+        }
+        lock(&self.streams).clear();
+    }
+
+    fn all_streams(&self) -> Vec<Arc<StreamRuntime>> {
+        lock(&self.streams).values().cloned().collect()
+    }
+
+    fn stream_runtime(&self, name: &str) -> Option<Arc<StreamRuntime>> {
+        lock(&self.streams).get(name).cloned()
+    }
+
+    fn check_master_files(
+        &self,
+        state: &lambdalake_data::publication::StreamState,
+    ) -> anyhow::Result<()> {
+        let folder = state.definition.master_folder();
+        for file in &state.files {
+            let path = format!("{folder}/{}", file.path);
+            let found = self.disk.head(&path)?.map(|info| info.bytes);
+            anyhow::ensure!(
+                found == Some(file.bytes),
+                "{path} of the master dataset of stream {} is {}; restore it from a backup",
+                state.definition.name,
+                found.map_or_else(
+                    || "missing".to_owned(),
+                    |bytes| format!("{bytes} bytes long where {} were published", file.bytes)
+                )
+            );
+        }
+        Ok(())
+    }
+
+    fn cut_of(&self, stream: &str) -> Option<Cut> {
+        self.publisher.publication().streams.get(stream).map(|state| state.cut.clone())
+    }
+}
+
+fn runtime(name: &'static str, threads: usize) -> anyhow::Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        .thread_name(name)
+        .enable_all()
+        .build()
+        .with_context(|| format!("start the {name} runtime"))
+}

@@ -1,0 +1,190 @@
+//! A flush: the tail of a stream into the master dataset, and its states into panes.
+//!
+//! Seal, write the Parquet file, write a states file per view, publish all of it in one
+//! entry, let the log forget, roll Delta forward. A crash at any point leaves either the
+//! old entry (and the events in the log) or the new one. Panes of similar size are combined
+//! on the way, so a late batch leaves a logarithmic number of them.
+
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use lambdalake_batch::job::StatesWriter;
+use lambdalake_data::master::write_part;
+use lambdalake_data::publication::{MasterFile, StoredPane};
+use lambdalake_data::scan::parquet_scan;
+use lambdalake_data::tail::TailPart;
+use lambdalake_data::{Cut, CutRange, DataError};
+use lambdalake_serving::snapshot::{ViewSnapshot, scan_files};
+
+use super::{Engine, StreamRuntime, lock};
+
+/// A view's next pane and the panes it takes the place of.
+struct NextPane {
+    incarnation: u64,
+    pane: StoredPane,
+    replaces: Vec<CutRange>,
+}
+
+impl Engine {
+    /// Moves everything acknowledged so far into the master dataset. Remembers trouble, so
+    /// that health shows it, until a flush succeeds.
+    pub(super) fn flush_stream(&self, stream: &StreamRuntime) -> anyhow::Result<()> {
+        let mut mirror = lock(&stream.flush);
+        let result = self.flush_locked(stream, &mut mirror);
+        *lock(&stream.trouble) = result.as_ref().err().map(|error| format!("{error:#}"));
+        result
+    }
+
+    fn flush_locked(
+        &self,
+        stream: &StreamRuntime,
+        mirror: &mut lambdalake_data::delta::DeltaMirror,
+    ) -> anyhow::Result<()> {
+        let name = &stream.definition.name;
+        // A part whose flush failed before is handed out again first; then what came since.
+        let mut target: Option<Cut> = None;
+        while let Some(part) = stream.writer.seal()? {
+            let end = self.publisher.snapshot().streams.get(name).map(|s| s.end.clone());
+            self.flush_part(name, &part)?;
+            stream.writer.forget(part.end().clone())?;
+            if target.is_none() {
+                target = end;
+            }
+            if target.as_ref().is_none_or(|target| part.end().covers(target)) {
+                break;
+            }
+        }
+        let Some(state) = self.publisher.publication().streams.get(name).cloned() else {
+            return Ok(());
+        };
+        self.compute.block_on(mirror.roll_forward(&state))?;
+        Ok(())
+    }
+
+    fn flush_part(&self, stream: &str, part: &TailPart) -> anyhow::Result<()> {
+        let snapshot = self.publisher.snapshot();
+        let Some(source) = snapshot.streams.get(stream) else { return Ok(()) };
+        if source.state.cut.covers(part.end()) {
+            return Ok(());
+        }
+        let version = source.state.master_version + 1;
+        let definition = Arc::clone(&source.definition);
+        let file = write_part(self.disk.as_ref(), &definition, part, version)?;
+        let mut panes = Vec::new();
+        for view in snapshot.views.values().filter(|view| view.state.stream == stream) {
+            match self.pane_of(view, part) {
+                Ok(pane) => panes.push((view.state.name.clone(), pane)),
+                Err(error) => tracing::warn!(
+                    view = view.state.name,
+                    error = format!("{error:#}"),
+                    "no pane stored; these events are mapped from the master dataset"
+                ),
+            }
+        }
+        self.publish_flush(stream, part, &definition, file, panes)?;
+        Ok(())
+    }
+
+    fn publish_flush(
+        &self,
+        stream: &str,
+        part: &TailPart,
+        definition: &lambdalake_data::schema::StreamDefinition,
+        file: Option<MasterFile>,
+        panes: Vec<(String, NextPane)>,
+    ) -> Result<(), DataError> {
+        self.publisher.change(|next| {
+            let Some(state) = next.streams.get_mut(stream) else { return Ok(()) };
+            let state = Arc::make_mut(state);
+            if state.cut != part.from {
+                return Err(DataError::Damaged {
+                    path: definition.master_folder().into(),
+                    reason: format!("a flush from {} met a dataset at {}", part.from, state.cut),
+                });
+            }
+            state.cut = part.end().clone();
+            state.master_version += 1;
+            state.definition = definition.clone();
+            state.files.extend(file);
+            for (name, pane) in panes {
+                let Some(view) = next.views.get_mut(&name) else { continue };
+                let view = Arc::make_mut(view);
+                // A recompute may have published since the pane was made: then the panes it
+                // was combined from are gone, and so is its use. The gap is mapped directly.
+                let all_there = pane
+                    .replaces
+                    .iter()
+                    .all(|range| view.panes.iter().any(|stored| &stored.range == range));
+                if view.incarnation != pane.incarnation || !all_there {
+                    continue;
+                }
+                view.panes.retain(|stored| !pane.replaces.contains(&stored.range));
+                view.panes.push(pane.pane);
+            }
+            Ok(())
+        })
+    }
+
+    /// The stored pane of a sealed part, combined with neighbours of similar size.
+    fn pane_of(&self, view: &ViewSnapshot, part: &TailPart) -> anyhow::Result<NextPane> {
+        let open = view.stream.parts.iter().find(|open| open.part.number == part.number);
+        let open = open.ok_or_else(|| anyhow::anyhow!("the part is not in the snapshot"))?;
+        let mut states = self.compute.block_on(open.states.states(view, part))?;
+        let rows: usize = states.iter().map(RecordBatch::num_rows).sum();
+        let replaced = self.panes_to_combine(view, part, rows as u64);
+        let mut range = part.range();
+        if let Some(first) = replaced.first() {
+            range.from = first.range.from.clone();
+            states = self.combined(view, &replaced, states)?;
+        } else if states.len() > 1 || rows > 0 {
+            states = self.compute.block_on(self.mapper.combine(&view.view, states))?;
+        }
+        let folder = view.state.folder();
+        let name = format!("pane-{}", uuid::Uuid::new_v4());
+        let mut writer =
+            StatesWriter::new(&self.disk, &folder, &name, view.view.states_schema());
+        for batch in &states {
+            writer.write(batch)?;
+        }
+        let files = writer.finish()?;
+        let replaces = replaced.into_iter().map(|pane| pane.range).collect();
+        let pane = StoredPane { range, files };
+        Ok(NextPane { incarnation: view.state.incarnation, pane, replaces })
+    }
+
+    /// The newest stored panes that are not much larger than what follows them, without gap,
+    /// and without crossing the cut of a running batch.
+    fn panes_to_combine(&self, view: &ViewSnapshot, part: &TailPart, rows: u64) -> Vec<StoredPane> {
+        let barrier = lock(&self.running).get(&view.state.name).and_then(|run| run.cut());
+        let mut taken = Vec::new();
+        let mut total = rows.max(1);
+        let mut from = part.from.clone();
+        for pane in view.panes.iter().rev() {
+            let pane_rows: u64 = pane.files.iter().map(|file| file.rows).sum();
+            let crosses = barrier.as_ref().is_some_and(|cut| cut.covers(&pane.range.to));
+            if crosses || pane.range.to != from || pane_rows > 2 * total {
+                break;
+            }
+            total += pane_rows;
+            from = pane.range.from.clone();
+            taken.insert(0, pane.clone());
+        }
+        taken
+    }
+
+    fn combined(
+        &self,
+        view: &ViewSnapshot,
+        panes: &[StoredPane],
+        newest: Vec<RecordBatch>,
+    ) -> anyhow::Result<Vec<RecordBatch>> {
+        let files: Vec<_> = panes.iter().flat_map(|pane| scan_files(&pane.files)).collect();
+        let schema = view.view.states_schema();
+        let scan = parquet_scan(&files, &schema, None, None, None, 1)?;
+        let stored = self
+            .compute
+            .block_on(datafusion::physical_plan::collect(scan, self.mapper.task()))?;
+        let all = [stored, newest].concat();
+        Ok(self.compute.block_on(self.mapper.combine(&view.view, all))?)
+    }
+}

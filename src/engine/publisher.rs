@@ -1,0 +1,344 @@
+//! The one place where what is visible changes.
+//!
+//! Two locks, always taken in this order: `durable` serialises publication entries and is
+//! held while one is synced; `live` is held only to swap in the next snapshot, so an apply
+//! never waits for a disk. A snapshot is built from the newest entry and the writers' tails:
+//! tail parts that the entry's cut covers are left out, so a flush moves events from the
+//! tail to the master dataset in one step.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use anyhow::Context;
+use arc_swap::ArcSwap;
+use async_trait::async_trait;
+use datafusion::error::DataFusionError;
+use lambdalake_data::publication::{Publication, PublicationLog, StatesFile, ViewState};
+use lambdalake_data::schema::{schema_of, stored_schema};
+use lambdalake_data::tail::TailPart;
+use lambdalake_data::{Disk, disk};
+use lambdalake_serving::snapshot::{
+    OpenPart, Pin, Snapshot, SpeedStates, StreamSnapshot, ViewSnapshot,
+};
+use lambdalake_speed::writer::StreamTail;
+use lambdalake_speed::{Mapper, OpenStates};
+use lambdalake_views::View;
+
+/// Joins the speed layer's states to the serving layer's port for them.
+#[derive(Debug)]
+struct PartStates {
+    open: Arc<OpenStates>,
+    mapper: Mapper,
+    budget_bytes: usize,
+}
+
+#[async_trait]
+impl SpeedStates for PartStates {
+    async fn states(
+        &self,
+        view: &ViewSnapshot,
+        part: &TailPart,
+    ) -> Result<Vec<arrow::array::RecordBatch>, DataFusionError> {
+        let states =
+            self.open.states(&self.mapper, &view.key(), &view.view, part, self.budget_bytes);
+        states.await.map_err(|error| match error {
+            lambdalake_speed::SpeedError::DataFusion(error) => error,
+            over @ lambdalake_speed::SpeedError::OverBudget { .. } => {
+                DataFusionError::ResourcesExhausted(over.to_string())
+            }
+            other => DataFusionError::External(Box::new(other)),
+        })
+    }
+}
+
+/// A file or folder that goes when it is doomed and nobody holds it any more.
+#[derive(Debug)]
+struct Kept {
+    disk: Arc<dyn Disk>,
+    path: String,
+    is_folder: bool,
+    doomed: std::sync::atomic::AtomicBool,
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        if !self.doomed.load(std::sync::atomic::Ordering::Acquire) {
+            return;
+        }
+        let removed = if self.is_folder {
+            self.disk.remove_folder(&self.path)
+        } else {
+            self.disk.remove(&self.path)
+        };
+        if let Err(error) = removed {
+            tracing::warn!(path = self.path, %error, "could not be removed; the next start will");
+        }
+    }
+}
+
+struct Compiled {
+    view: Arc<View>,
+    incarnation: u64,
+}
+
+#[derive(Default)]
+struct Live {
+    publication: Arc<Publication>,
+    tails: HashMap<String, StreamTail>,
+    compiled: HashMap<String, Compiled>,
+    kept: HashMap<String, Arc<Kept>>,
+    /// States files that are not there or not whole; what they held is mapped again.
+    unusable: HashSet<String>,
+}
+
+struct Durable {
+    log: PublicationLog,
+    current: Publication,
+}
+
+pub struct Publisher {
+    disk: Arc<dyn Disk>,
+    mapper: Mapper,
+    state_budget_bytes: usize,
+    durable: Mutex<Durable>,
+    live: Mutex<Live>,
+    snapshot: ArcSwap<Snapshot>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Publisher {
+    /// Reads the newest publication, compiles its views and checks their states files.
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        mapper: Mapper,
+        state_budget_bytes: usize,
+    ) -> anyhow::Result<Self> {
+        let (log, current) = PublicationLog::open(Arc::clone(&disk))?;
+        let mut live = Live { publication: Arc::new(current.clone()), ..Live::default() };
+        for state in current.views.values() {
+            let view = Arc::new(compile(state)?);
+            if view.definition_hash() == state.definition_hash {
+                find_unusable(disk.as_ref(), state, &mut live.unusable)?;
+            } else {
+                tracing::warn!(
+                    view = state.name,
+                    "its states are of another engine version; it is answered directly until \
+                     the next recompute"
+                );
+                live.unusable.extend(states_files(state).map(|file| file.path.clone()));
+            }
+            let compiled = Compiled { view, incarnation: state.incarnation };
+            live.compiled.insert(state.name.clone(), compiled);
+        }
+        let publisher = Self {
+            disk,
+            mapper,
+            state_budget_bytes,
+            durable: Mutex::new(Durable { log, current }),
+            live: Mutex::new(live),
+            snapshot: ArcSwap::default(),
+        };
+        Ok(publisher)
+    }
+
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshot.load_full()
+    }
+
+    pub fn publication(&self) -> Arc<Publication> {
+        Arc::clone(&lock(&self.live).publication)
+    }
+
+    /// Changes the durable state: `change` edits a copy, which is published and then made
+    /// visible. An error of `change` or of the disk leaves everything as it was.
+    pub fn change<T, E: From<lambdalake_data::DataError>>(
+        &self,
+        change: impl FnOnce(&mut Publication) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let mut durable = lock(&self.durable);
+        let mut next = durable.current.clone();
+        next.number += 1;
+        let result = change(&mut next)?;
+        durable.log.publish(&next)?;
+        durable.current = next.clone();
+        let mut live = lock(&self.live);
+        let before = std::mem::replace(&mut live.publication, Arc::new(next));
+        self.doom_replaced(&mut live, &before);
+        self.rebuild(&mut live);
+        Ok(result)
+    }
+
+    /// Makes a compiled view known before the entry that names it is published.
+    pub fn add_compiled(&self, name: &str, incarnation: u64, view: Arc<View>) {
+        lock(&self.live).compiled.insert(name.to_owned(), Compiled { view, incarnation });
+    }
+
+    /// Takes a stream's newest tail; called by its writer after every apply.
+    pub fn set_tail(&self, tail: StreamTail) {
+        let mut live = lock(&self.live);
+        live.tails.insert(tail.definition.name.clone(), tail);
+        self.rebuild(&mut live);
+    }
+
+    pub fn remove_tail(&self, stream: &str) {
+        let mut live = lock(&self.live);
+        live.tails.remove(stream);
+        self.rebuild(&mut live);
+    }
+
+    fn rebuild(&self, live: &mut Live) {
+        let mut snapshot =
+            Snapshot { publication: live.publication.number, ..Snapshot::default() };
+        let publication = Arc::clone(&live.publication);
+        for (name, state) in &publication.streams {
+            let Some(tail) = live.tails.get(name) else { continue };
+            let parts = tail
+                .parts
+                .iter()
+                .filter(|(part, _)| part.rows() > 0 && !state.cut.covers(part.end()))
+                .map(|(part, open)| OpenPart {
+                    part: part.clone(),
+                    states: Arc::new(PartStates {
+                        open: Arc::clone(open),
+                        mapper: self.mapper.clone(),
+                        budget_bytes: self.state_budget_bytes,
+                    }),
+                })
+                .collect();
+            let folder = self.pin(live, &state.definition.master_folder(), true);
+            let Some(tail) = live.tails.get(name) else { continue };
+            let stream = StreamSnapshot {
+                schema: stored_schema(&tail.definition.user_schema()),
+                definition: Arc::clone(&tail.definition),
+                state: Arc::clone(state),
+                parts,
+                end: tail.end.clone(),
+                last_ingested_at_micros: tail.last_ingested_at_micros,
+                pins: vec![folder],
+            };
+            snapshot.streams.insert(name.clone(), Arc::new(stream));
+        }
+        self.rebuild_views(live, &publication, &mut snapshot);
+        self.snapshot.store(Arc::new(snapshot));
+    }
+
+    fn rebuild_views(&self, live: &mut Live, publication: &Publication, snapshot: &mut Snapshot) {
+        let mut views = BTreeMap::new();
+        for (name, state) in &publication.views {
+            let Some(stream) = snapshot.streams.get(&state.stream) else { continue };
+            let Some(compiled) = live.compiled.get(name) else { continue };
+            if compiled.incarnation != state.incarnation {
+                continue;
+            }
+            let view = Arc::clone(&compiled.view);
+            let usable = |files: &[StatesFile]| {
+                files.iter().all(|file| !live.unusable.contains(&file.path))
+            };
+            let version = state.version.clone().filter(|version| usable(&version.files));
+            let panes: Vec<_> =
+                state.panes.iter().filter(|pane| usable(&pane.files)).cloned().collect();
+            let paths: Vec<String> = states_files(state).map(|file| file.path.clone()).collect();
+            let pins = paths.iter().map(|path| self.pin(live, path, false)).collect();
+            let view = ViewSnapshot {
+                state: Arc::clone(state),
+                view,
+                stream: Arc::clone(stream),
+                version,
+                panes,
+                pins,
+            };
+            views.insert(name.clone(), Arc::new(view));
+        }
+        snapshot.views = views;
+    }
+
+    fn pin(&self, live: &mut Live, path: &str, is_folder: bool) -> Pin {
+        let kept = live.kept.entry(path.to_owned()).or_insert_with(|| {
+            Arc::new(Kept {
+                disk: Arc::clone(&self.disk),
+                path: path.to_owned(),
+                is_folder,
+                doomed: false.into(),
+            })
+        });
+        Arc::clone(kept) as Pin
+    }
+
+    /// Dooms what the entry before named and the newest does not.
+    fn doom_replaced(&self, live: &mut Live, before: &Publication) {
+        let now = names(&live.publication);
+        for path in names(before).difference(&now) {
+            if let Some(kept) = live.kept.remove(path) {
+                kept.doomed.store(true, std::sync::atomic::Ordering::Release);
+            }
+        }
+        let publication = Arc::clone(&live.publication);
+        live.compiled.retain(|name, compiled| {
+            publication.views.get(name).is_none_or(|view| view.incarnation == compiled.incarnation)
+        });
+    }
+
+    /// Removes what a crash left behind: files that the newest entry does not name.
+    pub fn remove_orphans(&self) -> anyhow::Result<()> {
+        let publication = self.publication();
+        let named = names(&publication);
+        for info in self.disk.list("views")? {
+            if !named.contains(&info.path) {
+                self.disk.remove(&info.path)?;
+            }
+        }
+        let master: HashSet<String> = publication
+            .streams
+            .values()
+            .flat_map(|s| {
+                let folder = s.definition.master_folder();
+                s.files.iter().map(move |file| format!("{folder}/{}", file.path))
+            })
+            .collect();
+        for info in self.disk.list("streams")? {
+            if !info.path.contains("/_delta_log/") && !master.contains(&info.path) {
+                self.disk.remove(&info.path)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Every states file and master folder an entry names.
+fn names(publication: &Publication) -> HashSet<String> {
+    let files = publication.views.values().flat_map(|view| states_files(view));
+    let folders = publication.streams.values().map(|stream| stream.definition.master_folder());
+    files.map(|file| file.path.clone()).chain(folders).collect()
+}
+
+pub fn states_files(state: &ViewState) -> impl Iterator<Item = &StatesFile> {
+    let version = state.version.iter().flat_map(|version| &version.files);
+    version.chain(state.panes.iter().flat_map(|pane| &pane.files))
+}
+
+pub fn compile(state: &ViewState) -> anyhow::Result<View> {
+    let schema = stored_schema(&schema_of(&state.stream_columns));
+    View::compile(&state.select, &|name| (name == state.stream).then(|| Arc::clone(&schema)))
+        .with_context(|| format!("view {} cannot be compiled any more", state.name))
+}
+
+fn find_unusable(
+    disk: &dyn Disk,
+    state: &ViewState,
+    unusable: &mut HashSet<String>,
+) -> anyhow::Result<()> {
+    for file in states_files(state) {
+        if disk::checksum(disk, &file.path)? != Some(file.crc32c) {
+            tracing::warn!(
+                view = state.name,
+                path = file.path,
+                "a states file is missing or damaged; its events are mapped from the master dataset"
+            );
+            unusable.insert(file.path.clone());
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,231 @@
+//! Recomputes: fix a cut, run the job on the batch runtime, publish the new version.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use lambdalake_batch::audit::Audit;
+use lambdalake_batch::history::{Run, RunStatus};
+use lambdalake_batch::job::{self, Progress, RecomputeJob, RecomputeOutput};
+use lambdalake_data::Cut;
+use lambdalake_data::publication::ViewVersion;
+use lambdalake_data::scan::ScanFile;
+use lambdalake_serving::engine::{EngineError, ErrorKind};
+use lambdalake_serving::snapshot::ViewSnapshot;
+use tokio::sync::watch;
+
+use super::streams::ChangeError;
+use super::{Engine, lock};
+
+/// A recompute that has not ended.
+pub(super) struct Running {
+    run_id: String,
+    progress: Arc<Progress>,
+    cut: Option<Cut>,
+    /// Closed when the run has ended, for those who wait.
+    ended: watch::Receiver<()>,
+}
+
+impl Running {
+    /// The cut it recomputes up to, once fixed. No pane may be combined across it.
+    pub(super) fn cut(&self) -> Option<Cut> {
+        self.cut.clone()
+    }
+
+    pub(super) fn cancel(&self) {
+        self.progress.cancelled.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn rows_read(&self) -> u64 {
+        self.progress.rows_read.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn run_id(&self) -> &str {
+        &self.run_id
+    }
+}
+
+impl Engine {
+    /// Starts a recompute in a thread of its own.
+    pub(super) fn start_recompute(self: &Arc<Self>, name: &str) -> Result<String, EngineError> {
+        if !self.publisher.publication().views.contains_key(name) {
+            let message = format!("there is no view {name}");
+            return Err(EngineError::not_found("unknown_view", message));
+        }
+        let now = self.clock.now_micros();
+        let run_id = format!("{now:016}-{name}");
+        let progress = Arc::new(Progress::default());
+        let (ending, ended) = watch::channel(());
+        {
+            let mut running = lock(&self.running);
+            if let Some(other) = running.get(name) {
+                let message = format!("view {name} is being recomputed by run {}", other.run_id);
+                return Err(EngineError::new(ErrorKind::Conflict, "already_running", message));
+            }
+            let run_id = run_id.clone();
+            let progress = Arc::clone(&progress);
+            running.insert(name.to_owned(), Running { run_id, progress, cut: None, ended });
+        }
+        let begun = Run {
+            run_id: run_id.clone(),
+            view: name.to_owned(),
+            status: RunStatus::Running,
+            started_at_micros: now,
+            duration_ms: 0,
+            rows_read: 0,
+            rows_total: 0,
+            states_rows: 0,
+            cut: Cut::default(),
+            audit: String::new(),
+            version: None,
+            error: None,
+        };
+        self.history.update(begun.clone());
+        let engine = Arc::clone(self);
+        let view = name.to_owned();
+        let spawned = std::thread::Builder::new().name("recompute".to_owned()).spawn(move || {
+            let started = engine.clock.monotonic();
+            let mut ended = engine.recompute_now(&view, begun, &progress);
+            ended.duration_ms = (engine.clock.monotonic() - started).as_millis() as u64;
+            ended.rows_read = progress.rows_read.load(Ordering::Relaxed);
+            if let Err(error) = engine.history.end(ended) {
+                tracing::warn!(%error, "the run's history could not be stored");
+            }
+            lock(&engine.running).remove(&view);
+            drop(ending);
+        });
+        if let Err(error) = spawned {
+            lock(&self.running).remove(name);
+            return Err(EngineError::internal("no thread for the recompute").because(error));
+        }
+        Ok(run_id)
+    }
+
+    /// Waits until a run has ended. Returns at once if it is not running.
+    pub(super) async fn run_ended(&self, run_id: &str) {
+        let ended = lock(&self.running)
+            .values()
+            .find(|running| running.run_id == run_id)
+            .map(|running| running.ended.clone());
+        if let Some(mut ended) = ended {
+            // An error means that the sender is gone, which is the end we wait for.
+            while ended.changed().await.is_ok() {}
+        }
+    }
+
+    fn recompute_now(self: &Arc<Self>, view: &str, begun: Run, progress: &Arc<Progress>) -> Run {
+        let mut run = begun;
+        match self.try_recompute(view, &mut run, progress) {
+            Ok(()) => run.status = RunStatus::Succeeded,
+            Err(error) => {
+                tracing::warn!(view, error = format!("{error:#}"), "recompute failed");
+                run.status = RunStatus::Failed;
+                run.error = Some(format!("{error:#}"));
+            }
+        }
+        run
+    }
+
+    fn try_recompute(
+        self: &Arc<Self>,
+        name: &str,
+        run: &mut Run,
+        progress: &Arc<Progress>,
+    ) -> anyhow::Result<()> {
+        let view = self.fix_cut(name)?;
+        let cut = view.stream.state.cut.clone();
+        run.cut = cut.clone();
+        run.rows_total = cut.events();
+        self.history.update(run.clone());
+        let job = RecomputeJob {
+            run_id: run.run_id.clone(),
+            view: Arc::clone(&view.view),
+            schema: Arc::clone(&view.stream.schema),
+            master: view.stream.master_files(),
+            output_folder: view.state.folder(),
+            previous: previous_states(&view),
+        };
+        let (disk, task) = (Arc::clone(&self.disk), Arc::clone(&self.batch_task));
+        let counted = Arc::clone(progress);
+        let work = async move { job::run(&job, &disk, &task, &counted).await };
+        let output = self.batch.block_on(self.batch.spawn(work))??;
+        run.audit = output.audit.word().to_owned();
+        run.states_rows = output.files.iter().map(|file| file.rows).sum();
+        if let Audit::Differences(found) = &output.audit {
+            for file in &output.files {
+                self.disk.remove(&file.path)?;
+            }
+            let shown: Vec<String> = found
+                .iter()
+                .map(|d| format!("{} {}: stored {}, recomputed {}", d.key, d.column, d.left, d.right))
+                .collect();
+            anyhow::bail!(
+                "the audit found that the stored states differ from a recompute ({}); nothing was \
+                 published. If the stored states are at fault, drop the view and create it again",
+                shown.join("; ")
+            );
+        }
+        run.version = Some(self.publish_version(&view, cut, output, &run.run_id)?);
+        Ok(())
+    }
+
+    /// Flushes, and pins a snapshot whose flush cut is the run's cut. Under the stream's flush
+    /// lock, so that no pane is combined across the cut between the two.
+    fn fix_cut(self: &Arc<Self>, name: &str) -> anyhow::Result<Arc<ViewSnapshot>> {
+        let find = || {
+            let snapshot = self.publisher.snapshot();
+            snapshot.views.get(name).cloned().ok_or_else(|| anyhow::anyhow!("view {name} is gone"))
+        };
+        let stream = find()?.state.stream.clone();
+        let runtime = self
+            .stream_runtime(&stream)
+            .ok_or_else(|| anyhow::anyhow!("stream {stream} is gone"))?;
+        self.flush_stream(&runtime)?;
+        let flush_lock = lock(&runtime.flush);
+        let view = find()?;
+        if let Some(running) = lock(&self.running).get_mut(name) {
+            running.cut = Some(view.stream.state.cut.clone());
+        }
+        drop(flush_lock);
+        Ok(view)
+    }
+
+    fn publish_version(
+        &self,
+        view: &ViewSnapshot,
+        cut: Cut,
+        output: RecomputeOutput,
+        run_id: &str,
+    ) -> anyhow::Result<u64> {
+        let now = self.clock.now_micros();
+        let published = self.publisher.change(|next| -> Result<u64, ChangeError> {
+            let state = next
+                .views
+                .get_mut(&view.state.name)
+                .filter(|state| state.incarnation == view.state.incarnation)
+                .ok_or(ChangeError::Unchanged)?;
+            let state = Arc::make_mut(state);
+            let number = state.version.as_ref().map_or(0, |version| version.number) + 1;
+            state.definition_hash = view.view.definition_hash().to_owned();
+            state.panes.retain(|pane| pane.range.from.covers(&cut));
+            state.version = Some(ViewVersion {
+                number,
+                cut,
+                files: output.files,
+                created_at_micros: now,
+                run_id: run_id.to_owned(),
+            });
+            Ok(number)
+        });
+        published.map_err(|error| match error {
+            ChangeError::Unchanged => anyhow::anyhow!("the view was dropped during the run"),
+            other => other.into_engine().into(),
+        })
+    }
+}
+
+/// The stored states of exactly the events before the flush cut, if nothing is missing.
+fn previous_states(view: &ViewSnapshot) -> Option<Vec<ScanFile>> {
+    let has_states = view.version.is_some() || !view.panes.is_empty();
+    (has_states && view.gaps().is_empty())
+        .then(|| [view.version_files(), view.pane_files()].concat())
+}
