@@ -20,8 +20,14 @@ const PATHS: usize = 2_000;
 /// Of a thousand requests, how many the busiest client makes beside its share by rank.
 const BUSIEST_PER_MILLE: u32 = 180;
 
-const METHODS: [(&str, u32); 6] =
-    [("GET", 900), ("POST", 60), ("HEAD", 25), ("OPTIONS", 8), ("PUT", 5), ("DELETE", 2)];
+const METHODS: [(&str, u32); 6] = [
+    ("GET", 900),
+    ("POST", 60),
+    ("HEAD", 25),
+    ("OPTIONS", 8),
+    ("PUT", 5),
+    ("DELETE", 2),
+];
 
 const STATUSES: [(u16, u32); 9] = [
     (200, 850),
@@ -35,18 +41,50 @@ const STATUSES: [(u16, u32); 9] = [
     (503, 2),
 ];
 
-const SECTIONS: [&str; 8] =
-    ["/blog/", "/images/", "/downloads/", "/docs/", "/api/v2/", "/style/", "/talks/", "/tags/"];
+const SECTIONS: [&str; 8] = [
+    "/blog/",
+    "/images/",
+    "/downloads/",
+    "/docs/",
+    "/api/v2/",
+    "/style/",
+    "/talks/",
+    "/tags/",
+];
 
-const ENDINGS: [&str; 8] = ["", ".html", ".png", ".css", ".js", ".tar.gz", " copy.pdf", "?page=2"];
+const ENDINGS: [&str; 8] = [
+    "",
+    ".html",
+    ".png",
+    ".css",
+    ".js",
+    ".tar.gz",
+    " copy.pdf",
+    "?page=2",
+];
 
 /// As an access log shows them: quotes and backslashes escaped.
 const USER_AGENTS: [(&str, u32); 10] = [
-    ("Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0", 250),
-    ("Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 Chrome/139.0 Safari/537.36", 350),
-    ("Mozilla/5.0 (Macintosh; Intel Mac OS X 14_5) AppleWebKit/605.1.15 Safari/605.1.15", 150),
-    ("Mozilla/5.0 (compatible; Googlebot/2.1; +http://www.google.com/bot.html)", 90),
-    ("Mozilla/5.0 (compatible; bingbot/2.0; +http://www.bing.com/bingbot.htm)", 40),
+    (
+        "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0",
+        250,
+    ),
+    (
+        "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 Chrome/139.0 Safari/537.36",
+        350,
+    ),
+    (
+        "Mozilla/5.0 (Macintosh; Intel Mac OS X 14_5) AppleWebKit/605.1.15 Safari/605.1.15",
+        150,
+    ),
+    (
+        "Mozilla/5.0 (compatible; Googlebot/2.1; +http://www.google.com/bot.html)",
+        90,
+    ),
+    (
+        "Mozilla/5.0 (compatible; bingbot/2.0; +http://www.bing.com/bingbot.htm)",
+        40,
+    ),
     ("curl/8.9.1", 40),
     ("Tiny Tiny RSS/1.11 (http://tt-rss.org/)", 30),
     (r#"\"Mozilla/5.0 (quoted by mistake)\""#, 15),
@@ -162,7 +200,11 @@ impl Iterator for AccessLog {
         let is_bare = self.per_mille(3);
         let status = if is_bare { 408 } else { self.pick(&STATUSES) };
         let method = self.pick(&METHODS);
-        let protocol = if self.per_mille(100) { "HTTP/1.0" } else { "HTTP/1.1" };
+        let protocol = if self.per_mille(100) {
+            "HTTP/1.0"
+        } else {
+            "HTTP/1.1"
+        };
         let has_body = !is_bare && status != 304 && method != "HEAD";
         let size = self.random.random_range(4.0..13.0_f64).exp() as u64;
         Some(AccessEvent {
@@ -173,7 +215,11 @@ impl Iterator for AccessLog {
             status,
             bytes: has_body.then_some(size),
             referer: if is_bare { "-" } else { self.pick(&REFERERS) },
-            user_agent: if is_bare { "-" } else { self.pick(&USER_AGENTS) },
+            user_agent: if is_bare {
+                "-"
+            } else {
+                self.pick(&USER_AGENTS)
+            },
         })
     }
 }
@@ -231,7 +277,10 @@ impl AccessEvent {
     }
 
     fn time(&self, format: &str) -> String {
-        DateTime::from_timestamp(self.epoch_s, 0).unwrap_or_default().format(format).to_string()
+        DateTime::from_timestamp(self.epoch_s, 0)
+            .unwrap_or_default()
+            .format(format)
+            .to_string()
     }
 }
 
@@ -249,7 +298,9 @@ impl Ranks {
             *sum += weight;
             Some(*sum)
         });
-        Ranks { cumulative: cumulative.collect() }
+        Ranks {
+            cumulative: cumulative.collect(),
+        }
     }
 
     fn pick(&self, random: &mut StdRng) -> usize {
