@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!  body ─▶ lines / documents ─▶ Value tree per row ─▶ Shape (types) ─▶ RecordBatch
-//!          (lines, documents)   (json, access_log)    (shape)          (build)
+//!            (documents)        (json, access_log)  (shape, column)      (build)
 //!                 │                     │                 │
 //!                 └──────── one Rejection per bad row ────┘
 //! ```
@@ -27,6 +27,7 @@
 
 mod access_log;
 mod build;
+mod column;
 mod documents;
 mod error;
 mod gzip;

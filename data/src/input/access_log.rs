@@ -15,7 +15,7 @@ use std::borrow::Cow;
 
 use arrow::datatypes::{DataType, FieldRef, Fields};
 
-use super::shape::{nullable, timestamp};
+use super::column::{nullable, timestamp};
 use super::time;
 use super::value::{Flaw, Member, Value};
 

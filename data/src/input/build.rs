@@ -11,8 +11,9 @@ use arrow::datatypes::{DataType, FieldRef, Fields, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 
-use super::shape::{Column, Kind, Members, Simple, as_float, as_int, nullable};
-use super::value::Value;
+use super::column::{Column, Kind, Simple, nullable};
+use super::shape::Members;
+use super::value::{Value, as_float, as_int};
 use super::{InputError, MAX_CELLS, time};
 
 /// One column's values by row; a row without the field, or with null, has `None`.

@@ -52,9 +52,17 @@ fn starts_with_object(body: &[u8]) -> bool {
     body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{')
 }
 
-/// The first line is not an object of its own, and neither is the second, which would tell
-/// that only the first is broken.
+/// The first line is not one object, and neither is the second, which would tell that only
+/// the first is broken.
 fn is_spread_over_lines(body: &[u8]) -> bool {
-    let is_object = |line: &[u8]| line.starts_with(b"{") && documents(line, |_| Ok(())).is_ok();
-    !lines(body).take(2).any(|row| is_object(row.bytes))
+    !lines(body).take(2).any(|row| is_one_object(row.bytes))
+}
+
+fn is_one_object(line: &[u8]) -> bool {
+    let mut count = 0;
+    let counted = documents(line, |_| {
+        count += 1;
+        Ok(())
+    });
+    starts_with_object(line) && counted.is_ok() && count == 1
 }

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 /// Integers up to here are exact in an `f64`.
-pub(super) const EXACT_IN_FLOAT: i64 = 1 << 53;
+const EXACT_IN_FLOAT: i64 = 1 << 53;
 
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Value<'a> {
@@ -48,6 +48,33 @@ impl fmt::Display for Value<'_> {
         }
     }
 }
+
+pub(super) fn is_exact_in_float(number: i64) -> bool {
+    (-EXACT_IN_FLOAT..=EXACT_IN_FLOAT).contains(&number)
+}
+
+/// The value an `Int64` column takes: a float only when it is whole and surely exact.
+pub(super) fn as_int(value: &Value<'_>) -> Option<i64> {
+    match value {
+        Value::Int(number) => Some(*number),
+        Value::Float(number) if number.fract() == 0.0 && number.abs() <= EXACT_IN_FLOAT as f64 => {
+            Some(*number as i64)
+        }
+        _ => None,
+    }
+}
+
+/// The value a `Float64` column takes: an integer only when it is surely exact.
+pub(super) fn as_float(value: &Value<'_>) -> Option<f64> {
+    match value {
+        Value::Float(number) => Some(*number),
+        Value::Int(number) if is_exact_in_float(*number) => Some(*number as f64),
+        _ => None,
+    }
+}
+
+/// Names can be as long as a line; the way to a place is cut at so many characters.
+const LONGEST_PATH: usize = 256;
 
 /// One step from a row to a place within it.
 #[derive(Clone, Debug)]
@@ -117,6 +144,10 @@ impl Flaw {
                 }
                 Step::Element(index) => path.push_str(&format!("[{index}]")),
             }
+        }
+        if let Some((end, _)) = path.char_indices().nth(LONGEST_PATH) {
+            path.truncate(end);
+            path.push('…');
         }
         Some(path)
     }

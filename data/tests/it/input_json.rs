@@ -153,6 +153,8 @@ fn the_format_is_guessed_from_the_body_and_its_media_type() {
         ),
         ("{\n  \"a\": 1\n}\n", None, Format::Json),
         ("{\"a\":\n{\"a\":1}\n", None, Format::Ndjson),
+        (" {\"a\":1}\n{\"a\":2}\n", None, Format::Ndjson),
+        ("{\"a\":1}{\"a\":2}\n", None, Format::Json),
         (" [{\"a\":1}]", None, Format::Json),
         ("[{\"a\":1}]", Some("application/x-ndjson"), Format::Ndjson),
         (log, Some("text/plain"), Format::Common),
