@@ -24,11 +24,10 @@ pub(super) fn from_value(value: &Value<'_>) -> Option<i64> {
 pub(super) fn from_rfc3339(text: &str) -> Option<i64> {
     let bytes = text.as_bytes();
     let separated_by_t = matches!(bytes.get(10), Some(b'T' | b't'));
-    let zoned = match bytes {
-        [.., b'Z' | b'z'] => true,
-        [.., b'+' | b'-', _, _, b':', _, _] => true,
-        _ => false,
-    };
+    let zoned = matches!(
+        bytes,
+        [.., b'Z' | b'z'] | [.., b'+' | b'-', _, _, b':', _, _]
+    );
     if separated_by_t && zoned {
         from_text(text)
     } else {

@@ -35,10 +35,12 @@ fn as_serde(value: &Value<'_>) -> Option<serde_json::Value> {
 }
 
 fn agrees_with_serde_json(text: &str) -> Result<(), String> {
+    // It may read a float one unit off, and reads the integer -0 as a float.
+    let loose = text.contains(['e', 'E', '.']) || text.contains("-0");
     let theirs = serde_json::from_str::<serde_json::Value>(text);
     match (parse(text, &LIMITS), theirs) {
         (Ok(ours), Ok(theirs)) => match as_serde(&ours) {
-            Some(ours) if !text.contains(['e', 'E', '.']) && ours != theirs => {
+            Some(ours) if !loose && ours != theirs => {
                 Err(format!("{text}: {ours} against {theirs}"))
             }
             _ => Ok(()),
@@ -74,9 +76,11 @@ proptest! {
 
     #[test]
     fn any_number_comes_back(int in any::<i64>(), float in any::<f64>()) {
-        prop_assert_eq!(parse(&int.to_string(), &LIMITS).unwrap(), Value::Int(int));
+        let written = int.to_string();
+        prop_assert_eq!(parse(&written, &LIMITS).unwrap(), Value::Int(int));
         if float.is_finite() {
-            prop_assert_eq!(parse(&format!("{float:?}"), &LIMITS).unwrap(), Value::Float(float));
+            let written = format!("{float:?}");
+            prop_assert_eq!(parse(&written, &LIMITS).unwrap(), Value::Float(float));
         }
     }
 }
@@ -89,6 +93,7 @@ fn integers_beyond_64_bits_stay_apart_from_floats() {
         parse("9223372036854775808", &LIMITS).unwrap(),
         Value::Wide("9223372036854775808")
     );
+    assert_eq!(parse("-0", &LIMITS).unwrap(), Value::Int(0));
     assert_eq!(parse("1e30", &LIMITS).unwrap(), Value::Float(1e30));
     assert_eq!(parse("1e400", &LIMITS).unwrap_err().code, "out_of_range");
 }
