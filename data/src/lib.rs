@@ -9,6 +9,7 @@ pub mod cut;
 pub mod delta;
 pub mod disk;
 pub mod error;
+pub mod input;
 pub mod log;
 pub mod master;
 pub mod publication;

@@ -1,0 +1,10 @@
+//! One binary for all integration tests of this crate.
+
+mod it {
+    mod input_access_log;
+    mod input_json;
+    mod input_limits;
+    mod input_real_data;
+    mod input_support;
+    mod input_types;
+}
