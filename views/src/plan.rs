@@ -1,0 +1,223 @@
+//! From a logical aggregate to the one physical operator map, combine and finish share.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{Field, Schema, SchemaRef};
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
+use datafusion::error::{DataFusionError, Result};
+use datafusion::execution::session_state::SessionState;
+use datafusion::logical_expr::{Aggregate, LogicalPlan};
+use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode};
+use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
+use datafusion::physical_plan::empty::EmptyExec;
+use datafusion::physical_plan::repartition::RepartitionExec;
+use datafusion::physical_plan::{ExecutionPlan, Partitioning};
+
+use crate::ViewError;
+use crate::input::InputExec;
+use crate::relabel::RelabelExec;
+use crate::session::complete;
+
+/// The three steps of one aggregate, as templates.
+#[derive(Debug)]
+pub(crate) struct Steps {
+    /// `AggregateExec` of mode Partial with everything below it, down to an [`InputExec`].
+    partial: Arc<dyn ExecutionPlan>,
+    /// Columns the leaf reads; may be none.
+    pub(crate) leaf_schema: SchemaRef,
+    /// Keys `k0..`, then states `s0..`.
+    pub(crate) states_schema: SchemaRef,
+    /// Keys and aggregates under their logical names.
+    pub(crate) aggregate_schema: SchemaRef,
+    /// Leading key columns of states, the grouping id included.
+    pub(crate) key_columns: usize,
+    /// Whether the last key column is a grouping id.
+    pub(crate) has_grouping_sets: bool,
+}
+
+impl Steps {
+    /// Plans an analysed aggregate. Errors are DataFusion's: a call it has no operator for.
+    pub(crate) fn plan(aggregate: &Aggregate, state: &SessionState) -> Result<Self> {
+        let logical = LogicalPlan::Aggregate(aggregate.clone());
+        let optimized = state.optimizer().optimize(logical, state, |_, _| {})?;
+        let physical = complete(
+            state
+                .query_planner()
+                .create_physical_plan(&optimized, state),
+        )?;
+        let partial = find_partial(&physical).ok_or_else(|| {
+            DataFusionError::Internal("the plan has no partial aggregation".to_string())
+        })?;
+        let operator = aggregate_of(&partial)?;
+        let key_columns = operator.group_expr().num_group_exprs();
+        let has_grouping_sets = operator.group_expr().has_grouping_set();
+        let leaf_schema = find_leaf(&partial).ok_or_else(|| {
+            DataFusionError::Internal("the plan does not read the stream".to_string())
+        })?;
+        let states_schema = states_schema(&partial.schema(), key_columns);
+        let fields: Vec<Field> = aggregate
+            .schema
+            .fields()
+            .iter()
+            .map(|f| Field::new(f.name(), f.data_type().clone(), f.is_nullable()))
+            .collect();
+        let aggregate_schema = Arc::new(Schema::new(fields));
+        Ok(Self {
+            partial,
+            leaf_schema,
+            states_schema,
+            aggregate_schema,
+            key_columns,
+            has_grouping_sets,
+        })
+    }
+
+    pub(crate) fn map(&self, input: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+        let partial = Arc::clone(&self.partial)
+            .transform_up(|node| {
+                Ok(match node.downcast_ref::<InputExec>() {
+                    Some(leaf) => Transformed::yes(
+                        Arc::new(leaf.reading(Arc::clone(&input))) as Arc<dyn ExecutionPlan>
+                    ),
+                    None => Transformed::no(node),
+                })
+            })
+            .data()?;
+        let states = RelabelExec::try_new(partial, Arc::clone(&self.states_schema))?;
+        Ok(Arc::new(states.aggregating_all()))
+    }
+
+    pub(crate) fn combine(&self, states: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+        let states = self.gathered(states)?;
+        let combined = self.operator(AggregateMode::PartialReduce, states)?;
+        let combined = RelabelExec::try_new(combined, Arc::clone(&self.states_schema))?;
+        Ok(Arc::new(combined.aggregating_all()))
+    }
+
+    pub(crate) fn finish(&self, states: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+        let states = self.gathered(states)?;
+        let mode = match states.properties().partitioning.partition_count() {
+            1 => AggregateMode::Final,
+            _ => AggregateMode::FinalPartitioned,
+        };
+        let rows = self.operator(mode, states)?;
+        Ok(Arc::new(RelabelExec::try_new(
+            rows,
+            Arc::clone(&self.aggregate_schema),
+        )?))
+    }
+
+    /// States with the operator's own column names, each key in one partition only.
+    fn gathered(&self, states: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+        let partitions = states.properties().partitioning.partition_count();
+        let states: Arc<dyn ExecutionPlan> = if partitions == 0 {
+            Arc::new(EmptyExec::new(states.schema()))
+        } else {
+            states
+        };
+        let states: Arc<dyn ExecutionPlan> =
+            Arc::new(RelabelExec::try_new(states, self.partial.schema())?);
+        if partitions <= 1 {
+            return Ok(states);
+        }
+        if self.key_columns == 0 {
+            return Ok(Arc::new(CoalescePartitionsExec::new(states)));
+        }
+        let keys = aggregate_of(&self.partial)?.group_expr().output_exprs();
+        Ok(Arc::new(RepartitionExec::try_new(
+            states,
+            Partitioning::Hash(keys, partitions),
+        )?))
+    }
+
+    fn operator(
+        &self,
+        mode: AggregateMode,
+        states: Arc<dyn ExecutionPlan>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let partial = aggregate_of(&self.partial)?;
+        let calls = partial.aggr_expr().to_vec();
+        // FILTER was applied by map; it would look for columns of events here.
+        let filters = vec![None; calls.len()];
+        Ok(Arc::new(AggregateExec::try_new(
+            mode,
+            partial.group_expr().as_final(),
+            calls,
+            filters,
+            states,
+            partial.input_schema(),
+        )?))
+    }
+}
+
+fn aggregate_of(plan: &Arc<dyn ExecutionPlan>) -> Result<&AggregateExec> {
+    plan.downcast_ref::<AggregateExec>()
+        .ok_or_else(|| DataFusionError::Internal("not an aggregate operator".to_string()))
+}
+
+fn find_partial(plan: &Arc<dyn ExecutionPlan>) -> Option<Arc<dyn ExecutionPlan>> {
+    if let Some(operator) = plan.downcast_ref::<AggregateExec>()
+        && *operator.mode() == AggregateMode::Partial
+    {
+        return Some(Arc::clone(plan));
+    }
+    match plan.children().as_slice() {
+        [child] => find_partial(child),
+        _ => None,
+    }
+}
+
+fn find_leaf(plan: &Arc<dyn ExecutionPlan>) -> Option<SchemaRef> {
+    if plan.downcast_ref::<InputExec>().is_some() {
+        return Some(plan.schema());
+    }
+    match plan.children().as_slice() {
+        [child] => find_leaf(child),
+        _ => None,
+    }
+}
+
+fn states_schema(operator: &Schema, key_columns: usize) -> SchemaRef {
+    let fields: Vec<Field> = operator
+        .fields()
+        .iter()
+        .enumerate()
+        .map(|(at, field)| {
+            let name = match at.checked_sub(key_columns) {
+                None => format!("k{at}"),
+                Some(at) => format!("s{at}"),
+            };
+            Field::new(name, field.data_type().clone(), true)
+        })
+        .collect();
+    Arc::new(Schema::new(fields))
+}
+
+/// Fails if `given` does not have the names and types of `wanted`, in order.
+pub(crate) fn check_columns(
+    step: &'static str,
+    wanted: &Schema,
+    given: &Schema,
+) -> std::result::Result<(), ViewError> {
+    let same = wanted.fields().len() == given.fields().len()
+        && wanted
+            .fields()
+            .iter()
+            .zip(given.fields())
+            .all(|(a, b)| a.name() == b.name() && a.data_type() == b.data_type());
+    if same {
+        return Ok(());
+    }
+    let list = |schema: &Schema| {
+        let columns: Vec<String> = schema
+            .fields()
+            .iter()
+            .map(|f| format!("{} {}", f.name(), f.data_type()))
+            .collect();
+        columns.join(", ")
+    };
+    Err(ViewError::Mismatch {
+        step,
+        detail: format!("wanted [{}], given [{}]", list(wanted), list(given)),
+    })
+}
