@@ -1,1 +1,23 @@
-//! x
+//! The serving layer: SQL over HTTP on one snapshot.
+//!
+//! ```text
+//!   request -> http/      routes, limits, errors as one JSON shape
+//!           -> statement  what the SQL text asks for: DDL, a query, or nothing we do
+//!           -> engine     the port that the binary implements
+//!           -> encode/    record batches -> json, ndjson, csv, arrow, table
+//! ```
+//!
+//! This crate does not know the log, the batch layer or the speed layer, and nothing outside
+//! `http/` knows HTTP. A failure is a value with a kind (`error`); one file turns kinds into
+//! statuses.
+
+pub mod encode;
+pub mod engine;
+pub mod error;
+pub mod http;
+pub mod limits;
+pub mod statement;
+
+pub use engine::{Engine, EngineError, ErrorKind};
+pub use http::server::serve;
+pub use limits::Limits;

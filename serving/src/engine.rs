@@ -1,0 +1,245 @@
+//! The port of the serving layer: everything it asks of the rest of the engine.
+//!
+//! The layers never import each other. The binary implements [`Engine`] with the log, the speed
+//! layer and the batch layer behind it, and hands it to [`crate::serve`].
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use arrow::datatypes::{Field, SchemaRef};
+use async_trait::async_trait;
+use bytes::Bytes;
+use datafusion::execution::SendableRecordBatchStream;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+pub use crate::error::{EngineError, ErrorKind};
+
+/// What the serving layer needs from the engine. Every method may be called at any time, from
+/// many requests at once; dropping a returned future cancels waiting, never work that was
+/// already acknowledged.
+#[async_trait]
+pub trait Engine: Send + Sync + 'static {
+    /// Parses, appends and applies one request; returns once it is on disk and visible.
+    async fn ingest(&self, request: IngestRequest) -> Result<IngestReply, EngineError>;
+    /// Makes a stream. Conflict if it exists and the spec does not say `if_not_exists`.
+    async fn create_stream(&self, spec: StreamSpec) -> Result<(), EngineError>;
+    /// Makes a view. Conflict if it exists and the spec does not say `if_not_exists`.
+    async fn create_view(&self, spec: ViewSpec) -> Result<(), EngineError>;
+    /// Removes a stream. NotFound unless `if_exists`; Conflict while views read it.
+    async fn drop_stream(&self, name: &str, if_exists: bool) -> Result<(), EngineError>;
+    /// Removes a view. NotFound unless `if_exists`.
+    async fn drop_view(&self, name: &str, if_exists: bool) -> Result<(), EngineError>;
+    /// Moves everything acknowledged into the master dataset; of one stream, or of all.
+    async fn flush(&self, stream: Option<&str>) -> Result<(), EngineError>;
+    /// Starts a recompute and returns its run id. NotFound for an unknown view, Conflict while
+    /// the view has a run already.
+    async fn recompute(&self, view: &str) -> Result<String, EngineError>;
+    /// Waits for the end of a run and returns it as [`Engine::run`] does. A run that failed may
+    /// be returned as an error, or as an object with a non-null `error`.
+    async fn wait_run(&self, run_id: &str) -> Result<Value, EngineError>;
+    /// Runs, newest first.
+    fn runs(&self) -> Vec<Value>;
+    /// One run.
+    fn run(&self, id: &str) -> Option<Value>;
+    /// Streams by name: objects with at least `name` and `schema`
+    /// (`[{name, type, nullable}]`), and `rows` if known.
+    fn streams(&self) -> Vec<Value>;
+    /// One stream.
+    fn stream(&self, name: &str) -> Option<Value>;
+    /// Views by name: objects with at least `name`, `schema` and `definition` (SQL text).
+    fn views(&self) -> Vec<Value>;
+    /// One view.
+    fn view(&self, name: &str) -> Option<Value>;
+    /// Whether this node may take traffic, and why not.
+    fn health(&self) -> Health;
+    /// Plans and starts a read-only query (SELECT or EXPLAIN text) on one pinned snapshot.
+    /// Dropping the answer's stream cancels it. CPU work happens on the engine's own runtime.
+    async fn query(&self, request: QueryRequest) -> Result<Answer, EngineError>;
+}
+
+/// One ingest body as it arrived.
+#[derive(Debug, Clone)]
+pub struct IngestRequest {
+    /// The stream's name as in the path; not checked yet.
+    pub stream: String,
+    /// The `format` parameter; `None` and `auto` mean: find out.
+    pub format: Option<String>,
+    /// The `Content-Type` header.
+    pub content_type: Option<String>,
+    /// The body is gzip; the engine inflates it under its own limit (TooLarge past it).
+    pub gzip: bool,
+    /// The `producer` parameter.
+    pub producer: Option<String>,
+    /// The `Idempotency-Key` header.
+    pub idempotency_key: Option<String>,
+    /// The body, at most `Limits::body_bytes`.
+    pub body: Bytes,
+    /// Unique for this process and, in all likelihood, over restarts.
+    pub request_id: String,
+}
+
+/// What became of one ingest body.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct IngestReply {
+    /// Rows that are on disk and visible.
+    pub accepted: u64,
+    /// Rows that were not taken.
+    pub rejected: u64,
+    /// Why, in the order of the body; may list fewer than `rejected`.
+    pub errors: Vec<RowError>,
+    /// Per shard the offsets the accepted rows got.
+    pub offsets: BTreeMap<String, OffsetRange>,
+}
+
+/// Why one row was not taken.
+#[derive(Debug, Clone, Serialize)]
+pub struct RowError {
+    /// Line (or row) of the body, from 1.
+    pub line: u64,
+    /// A stable word for programs.
+    pub code: String,
+    /// The field at fault, if it is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub field: Option<String>,
+    /// A sentence for people.
+    pub message: String,
+}
+
+/// Offsets `from..to` of one shard, half-open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct OffsetRange {
+    /// The first offset.
+    pub from: u64,
+    /// One past the last offset.
+    pub to: u64,
+}
+
+/// A stream to make.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StreamSpec {
+    /// Checked: a letter, then letters, digits and underscores; at most 128.
+    pub name: String,
+    /// An existing stream is fine.
+    pub if_not_exists: bool,
+    /// The user's columns; empty means: taken from the first batch.
+    pub fields: Vec<Field>,
+    /// The column with the event's time; if `fields` is not empty, one of them.
+    pub event_time: Option<String>,
+    /// The column whose hash picks the shard; if `fields` is not empty, one of them.
+    pub shard_key: Option<String>,
+    /// Number of shards, at least 1; `None` means the engine's default.
+    pub shards: Option<u32>,
+}
+
+/// A view to make.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ViewSpec {
+    /// Checked like a stream's name.
+    pub name: String,
+    /// An existing view is fine.
+    pub if_not_exists: bool,
+    /// The defining query, as the user wrote it.
+    pub select: String,
+    /// Pause between two recomputes; `None` means on demand only.
+    pub recompute_every: Option<Duration>,
+}
+
+/// Which part of a view answers a query.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Layer {
+    /// Batch and speed, merged: what users want.
+    #[default]
+    Merged,
+    /// Only the newest published version.
+    Batch,
+    /// Only what came after it.
+    Speed,
+}
+
+impl Layer {
+    /// The layer of a request parameter.
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "merged" => Some(Self::Merged),
+            "batch" => Some(Self::Batch),
+            "speed" => Some(Self::Speed),
+            _ => None,
+        }
+    }
+}
+
+/// A read-only query.
+#[derive(Debug, Clone)]
+pub struct QueryRequest {
+    /// SELECT, WITH, VALUES or EXPLAIN text.
+    pub sql: String,
+    /// Which layers answer.
+    pub layer: Layer,
+    /// Time for all of it. The serving layer gives up after it, too.
+    pub timeout: Duration,
+    /// Rows allowed. The engine ends the stream with an OutOfMemory error of code `row_limit`
+    /// past it; it never cuts an answer short in silence.
+    pub max_rows: u64,
+    /// The id in `X-Query-Id` and in the list of running queries.
+    pub query_id: String,
+}
+
+/// A running query.
+pub struct Answer {
+    /// The columns.
+    pub schema: SchemaRef,
+    /// The rows. Polling is cheap: the work happens on the engine's query runtime.
+    pub batches: SendableRecordBatchStream,
+    /// Counted while the stream runs; complete at its end.
+    pub stats: Arc<QueryStats>,
+}
+
+/// What a query read. Counters grow while the query runs; the rest is known from its snapshot.
+#[derive(Debug, Default)]
+pub struct QueryStats {
+    /// Rows read from anywhere.
+    pub rows_read: AtomicU64,
+    /// Of these, from the batch layer: master dataset or view states.
+    pub from_batch: AtomicU64,
+    /// Of these, from the speed layer: tail or panes.
+    pub from_speed: AtomicU64,
+    /// Age of the newest event that the snapshot shows; `None` without events.
+    pub freshness_ms: Option<u64>,
+    /// The view version, or master version, that answered; `None` if there is none yet.
+    pub batch_version: Option<u64>,
+    /// Events acknowledged but not in the snapshot.
+    pub lag_events: u64,
+}
+
+impl QueryStats {
+    /// The `stats` object of an answer.
+    pub fn to_json(&self, elapsed: Duration) -> Value {
+        let mut stats = json!({
+            "elapsed_ms": (elapsed.as_secs_f64() * 1e6).round() / 1e3,
+            "rows_read": self.rows_read.load(Ordering::Relaxed),
+            "from_batch": self.from_batch.load(Ordering::Relaxed),
+            "from_speed": self.from_speed.load(Ordering::Relaxed),
+            "lag_events": self.lag_events,
+        });
+        if let Some(freshness_ms) = self.freshness_ms {
+            stats["freshness_ms"] = freshness_ms.into();
+        }
+        if let Some(batch_version) = self.batch_version {
+            stats["batch_version"] = batch_version.into();
+        }
+        stats
+    }
+}
+
+/// Whether this node may take traffic.
+#[derive(Debug, Clone)]
+pub struct Health {
+    /// Traffic is welcome.
+    pub ready: bool,
+    /// Why, and what state its parts are in.
+    pub details: Value,
+}

@@ -1,0 +1,190 @@
+//! What can go wrong, named by what the caller does next.
+//!
+//! This file does not know HTTP: `http/errors.rs` alone turns a kind into a status.
+
+use datafusion::common::DataFusionError;
+use datafusion::sql::sqlparser::parser::ParserError;
+
+/// What the caller should do about an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ErrorKind {
+    /// Change the request: its text, a parameter or its data is wrong.
+    BadRequest,
+    /// Name something that exists.
+    NotFound,
+    /// Look at the current state first: the thing exists already, or is busy with the same work.
+    Conflict,
+    /// Send less at once.
+    TooLarge,
+    /// Send it in an encoding that is understood.
+    UnsupportedMedia,
+    /// Ask for less: the query does not fit its memory or row budget.
+    OutOfMemory,
+    /// Try again shortly: something is full right now.
+    Busy,
+    /// Ask for less or allow more time.
+    Timeout,
+    /// Try again later: starting, stopping, disk full or a failed worker.
+    Unavailable,
+    /// Nothing: this is a bug, and it is in the log.
+    Internal,
+}
+
+/// An error as a client sees it, with its cause for the log.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct EngineError {
+    /// What the caller does next.
+    pub kind: ErrorKind,
+    /// A stable word for programs, such as `unknown_stream`.
+    pub code: &'static str,
+    /// A sentence for people. Sent to the client: no paths, no secrets.
+    pub message: String,
+    /// Line of the request text or body, from 1.
+    pub line: Option<u64>,
+    /// Character column in that line, from 1.
+    pub position: Option<u64>,
+    /// The cause; logged, never sent.
+    #[source]
+    pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+impl EngineError {
+    /// An error without place or cause.
+    pub fn new(kind: ErrorKind, code: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            kind,
+            code,
+            message: message.into(),
+            line: None,
+            position: None,
+            source: None,
+        }
+    }
+
+    /// The request is wrong.
+    pub fn bad_request(code: &'static str, message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::BadRequest, code, message)
+    }
+
+    /// The thing does not exist.
+    pub fn not_found(code: &'static str, message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::NotFound, code, message)
+    }
+
+    /// A bug; the message is sent, the cause only logged.
+    pub fn internal(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Internal, "internal", message)
+    }
+
+    /// The same error at a place in the request text.
+    #[must_use]
+    pub fn at(mut self, line: u64, position: u64) -> Self {
+        self.line = Some(line);
+        self.position = Some(position);
+        self
+    }
+
+    /// The same error with its cause.
+    #[must_use]
+    pub fn because(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+
+    /// A syntax error, with the line and column that the parser put at the end of its message.
+    pub fn from_parser(error: ParserError) -> Self {
+        let text = match &error {
+            ParserError::TokenizerError(text) | ParserError::ParserError(text) => text.clone(),
+            ParserError::RecursionLimitExceeded => {
+                return Self::bad_request("syntax_error", "the statement is nested too deeply")
+                    .because(error);
+            }
+        };
+        let (message, place) = split_place(&text);
+        let found = Self::bad_request("syntax_error", message).because(error);
+        match place {
+            Some((line, column)) => found.at(line, column),
+            None => found,
+        }
+    }
+
+    /// Sorts an error of planning or running a query into what the caller does next.
+    ///
+    /// An [`EngineError`] that travelled through DataFusion as `External` comes out as it was.
+    pub fn from_datafusion(error: DataFusionError) -> Self {
+        if let Some(inner) = find_engine_error(&error) {
+            return Self {
+                kind: inner.kind,
+                code: inner.code,
+                message: inner.message.clone(),
+                line: inner.line,
+                position: inner.position,
+                source: Some(Box::new(error)),
+            };
+        }
+        let root = error.find_root();
+        let message = root.strip_backtrace();
+        let (kind, code) = match root {
+            DataFusionError::SQL(parser, _) => return Self::from_parser((**parser).clone()),
+            DataFusionError::Plan(_) | DataFusionError::SchemaError(..) => {
+                (ErrorKind::BadRequest, "plan_error")
+            }
+            DataFusionError::NotImplemented(_) => (ErrorKind::BadRequest, "not_supported"),
+            DataFusionError::Configuration(_) => (ErrorKind::BadRequest, "plan_error"),
+            DataFusionError::Execution(_) | DataFusionError::ArrowError(..) => {
+                (ErrorKind::BadRequest, "execution_error")
+            }
+            DataFusionError::ResourcesExhausted(_) => (ErrorKind::OutOfMemory, "memory_limit"),
+            DataFusionError::ObjectStore(_) | DataFusionError::IoError(_) => {
+                (ErrorKind::Unavailable, "storage_error")
+            }
+            _ => (ErrorKind::Internal, "internal"),
+        };
+        let message = match kind {
+            ErrorKind::Unavailable => "stored data could not be read".to_owned(),
+            ErrorKind::Internal => "the query failed inside the engine".to_owned(),
+            _ => message,
+        };
+        Self::new(kind, code, message).because(error)
+    }
+}
+
+impl From<DataFusionError> for EngineError {
+    fn from(error: DataFusionError) -> Self {
+        Self::from_datafusion(error)
+    }
+}
+
+impl From<EngineError> for DataFusionError {
+    fn from(error: EngineError) -> Self {
+        Self::External(Box::new(error))
+    }
+}
+
+fn find_engine_error(error: &DataFusionError) -> Option<&EngineError> {
+    let mut current: &(dyn std::error::Error + 'static) = error;
+    loop {
+        if let Some(found) = current.downcast_ref::<EngineError>() {
+            return Some(found);
+        }
+        // `External` answers `source` with the boxed error itself, so the walk meets it.
+        current = current.source()?;
+    }
+}
+
+/// Splits "... at Line: 1, Column: 16" into the message and the place.
+fn split_place(text: &str) -> (String, Option<(u64, u64)>) {
+    let place = text.rsplit_once(" at Line: ").and_then(|(message, rest)| {
+        let (line, column) = rest.split_once(", Column: ")?;
+        Some((
+            message.to_owned(),
+            line.trim().parse().ok()?,
+            column.trim().parse().ok()?,
+        ))
+    });
+    match place {
+        Some((message, line, column)) => (message, Some((line, column))),
+        None => (text.to_owned(), None),
+    }
+}

@@ -1,0 +1,222 @@
+//! A request in parts: parameters that must be known, and a body that must be small enough.
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use bytes::{Buf, Bytes, BytesMut};
+use futures::{Stream, StreamExt};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{Instant, timeout, timeout_at};
+use warp::Filter;
+use warp::filters::BoxedFilter;
+use warp::http::{HeaderMap, Method, header};
+
+use super::App;
+use crate::error::{EngineError, ErrorKind};
+
+/// Bytes of a refused body that are read and thrown away. A client that is still sending when
+/// the connection closes sees a reset instead of the 413, so most bodies are let run out.
+const DRAIN_BYTES: usize = 16 * 1024 * 1024;
+
+/// How long a refused body is read and thrown away.
+const DRAIN_TIME: Duration = Duration::from_secs(2);
+
+type BodyStream = Pin<Box<dyn Stream<Item = Result<Bytes, warp::Error>> + Send>>;
+
+/// A request whose path is known.
+pub(super) struct Request {
+    pub(super) method: Method,
+    pub(super) headers: HeaderMap,
+    query: String,
+    body: BodyStream,
+}
+
+/// Takes a request apart.
+pub(super) fn parts() -> BoxedFilter<(Request,)> {
+    let query = warp::query::raw().or(warp::any().map(String::new)).unify();
+    warp::method()
+        .and(warp::header::headers_cloned())
+        .and(query)
+        .and(warp::body::stream().map(|body| -> BodyStream { Box::pin(bytes_of(body)) }))
+        .map(|method, headers, query, body| Request {
+            method,
+            headers,
+            query,
+            body,
+        })
+        .boxed()
+}
+
+fn bytes_of<S, B>(body: S) -> impl Stream<Item = Result<Bytes, warp::Error>> + Send
+where
+    S: Stream<Item = Result<B, warp::Error>> + Send,
+    B: Buf,
+{
+    body.map(|piece| piece.map(|mut piece| piece.copy_to_bytes(piece.remaining())))
+}
+
+impl Request {
+    /// The parameters after the question mark.
+    pub(super) fn params(&self) -> Result<Params, EngineError> {
+        let mut pairs: Vec<(String, String)> = Vec::new();
+        for (name, value) in url::form_urlencoded::parse(self.query.as_bytes()) {
+            if pairs.iter().any(|(other, _)| *other == name) {
+                return Err(invalid(format!("the parameter {name:?} is given twice")));
+            }
+            pairs.push((name.into_owned(), value.into_owned()));
+        }
+        Ok(Params { pairs })
+    }
+
+    /// A header's text; an error if it is there but not readable text.
+    pub(super) fn header(&self, name: &str) -> Result<Option<&str>, EngineError> {
+        let Some(value) = self.headers.get(name) else {
+            return Ok(None);
+        };
+        match value.to_str() {
+            Ok(text) => Ok(Some(text)),
+            Err(error) => Err(EngineError::bad_request(
+                "invalid_header",
+                format!("the header {name} is not printable ASCII"),
+            )
+            .because(error)),
+        }
+    }
+
+    /// The whole body, at most `limit` bytes, and the permit for its memory: keep it while the
+    /// body lives.
+    pub(super) async fn body(
+        mut self,
+        app: &App,
+        limit: usize,
+    ) -> Result<(Bytes, OwnedSemaphorePermit), EngineError> {
+        let result = self.read(app, limit).await;
+        // A client that waits for "100 Continue" has sent nothing, and polling would invite it.
+        let is_waiting = self.headers.contains_key(header::EXPECT);
+        if result.is_err() && !is_waiting {
+            self.drain().await;
+        }
+        result
+    }
+
+    async fn read(
+        &mut self,
+        app: &App,
+        limit: usize,
+    ) -> Result<(Bytes, OwnedSemaphorePermit), EngineError> {
+        let too_large = || {
+            EngineError::new(
+                ErrorKind::TooLarge,
+                "body_too_large",
+                format!("the body is larger than {limit} bytes: send it in parts"),
+            )
+        };
+        let declared: Option<usize> = match self.header("content-length")? {
+            Some(text) => text.parse().ok(),
+            None => None,
+        };
+        if declared.is_some_and(|bytes| bytes > limit) {
+            return Err(too_large());
+        }
+        let mut permit = hold(app, 0)?;
+        let mut held = 0;
+        let mut body = BytesMut::new();
+        loop {
+            let piece = match timeout(app.limits.body_idle_timeout, self.body.next()).await {
+                Ok(Some(Ok(piece))) => piece,
+                Ok(None) => return Ok((body.freeze(), permit)),
+                Ok(Some(Err(error))) => {
+                    return Err(EngineError::bad_request(
+                        "broken_body",
+                        "the body ended early or is not valid HTTP",
+                    )
+                    .because(error));
+                }
+                Err(_) => {
+                    return Err(EngineError::new(
+                        ErrorKind::Timeout,
+                        "body_timeout",
+                        "no more of the body came in time",
+                    ));
+                }
+            };
+            if body.len() + piece.len() > limit {
+                return Err(too_large());
+            }
+            body.extend_from_slice(&piece);
+            let needed = body.len().div_ceil(1024);
+            if needed > held {
+                permit.merge(hold(app, needed - held)?);
+                held = needed;
+            }
+        }
+    }
+
+    async fn drain(&mut self) {
+        let deadline = Instant::now() + DRAIN_TIME;
+        let mut drained = 0;
+        while let Ok(Some(Ok(piece))) = timeout_at(deadline, self.body.next()).await {
+            drained += piece.len();
+            if drained > DRAIN_BYTES {
+                return;
+            }
+        }
+    }
+}
+
+fn hold(app: &App, kib: usize) -> Result<OwnedSemaphorePermit, EngineError> {
+    let permits = u32::try_from(kib).unwrap_or(u32::MAX);
+    app.body_kib
+        .clone()
+        .try_acquire_many_owned(permits)
+        .map_err(|error| {
+            EngineError::new(
+                ErrorKind::Busy,
+                "too_many_bytes_in_flight",
+                "the bodies of other requests fill the memory set aside for them: send it again",
+            )
+            .because(error)
+        })
+}
+
+/// Parameters, each taken once; what is left over is an error.
+pub(super) struct Params {
+    pairs: Vec<(String, String)>,
+}
+
+impl Params {
+    /// The value of a parameter.
+    pub(super) fn take(&mut self, name: &str) -> Option<String> {
+        let index = self.pairs.iter().position(|(other, _)| other == name)?;
+        Some(self.pairs.swap_remove(index).1)
+    }
+
+    /// The value of a parameter that is a number.
+    pub(super) fn take_number(&mut self, name: &str) -> Result<Option<u64>, EngineError> {
+        let Some(text) = self.take(name) else {
+            return Ok(None);
+        };
+        match text.parse() {
+            Ok(number) => Ok(Some(number)),
+            Err(_) => Err(invalid(format!(
+                "the parameter {name} is {text:?}, not a number"
+            ))),
+        }
+    }
+
+    /// Names the first parameter that nobody took.
+    pub(super) fn finish(self) -> Result<(), EngineError> {
+        match self.pairs.first() {
+            None => Ok(()),
+            Some((name, _)) => Err(EngineError::bad_request(
+                "unknown_parameter",
+                format!("the parameter {name:?} is not known here"),
+            )),
+        }
+    }
+}
+
+/// A parameter with a value that cannot be.
+pub(super) fn invalid(message: String) -> EngineError {
+    EngineError::bad_request("invalid_parameter", message)
+}

@@ -1,0 +1,137 @@
+//! `WITH (name = value, ...)` of streams and views. An unknown name is an error: a typo in an
+//! option must not silently leave a default.
+
+use std::time::Duration;
+
+use arrow::datatypes::{DataType, Field};
+use datafusion::sql::sqlparser::ast::{Expr, SqlOption, Value};
+
+use super::fold;
+use crate::error::EngineError;
+
+/// The options of a stream.
+#[derive(Debug, Default)]
+pub(super) struct StreamOptions {
+    pub(super) event_time: Option<String>,
+    pub(super) shard_key: Option<String>,
+    pub(super) shards: Option<u32>,
+}
+
+impl StreamOptions {
+    /// The named columns must exist, if columns are listed at all.
+    pub(super) fn check_against(&self, fields: &[Field]) -> Result<(), EngineError> {
+        if fields.is_empty() {
+            return Ok(());
+        }
+        let find = |option: &str, name: &str| {
+            fields
+                .iter()
+                .find(|field| field.name() == name)
+                .ok_or_else(|| {
+                    invalid(format!(
+                        "the option {option} names the column {name:?}, which is not listed"
+                    ))
+                })
+        };
+        if let Some(name) = &self.event_time {
+            let field = find("event_time", name)?;
+            if !matches!(field.data_type(), DataType::Timestamp(..)) {
+                return Err(invalid(format!(
+                    "the option event_time names the column {name}, which is not a TIMESTAMP"
+                )));
+            }
+        }
+        if let Some(name) = &self.shard_key {
+            find("shard_key", name)?;
+        }
+        Ok(())
+    }
+}
+
+/// Reads the options of `CREATE TABLE`.
+pub(super) fn stream_options(options: Vec<SqlOption>) -> Result<StreamOptions, EngineError> {
+    let mut found = StreamOptions::default();
+    for (name, value) in pairs(options)? {
+        match name.as_str() {
+            "event_time" => found.event_time = Some(value),
+            "shard_key" => found.shard_key = Some(value),
+            "shards" => {
+                let shards = value.parse().ok().filter(|shards| *shards > 0);
+                found.shards = Some(shards.ok_or_else(|| {
+                    invalid(format!(
+                        "the option shards is {value:?}, not a number from 1"
+                    ))
+                })?);
+            }
+            _ => return Err(unknown(&name, "event_time, shard_key and shards")),
+        }
+    }
+    Ok(found)
+}
+
+/// Reads the options of `CREATE MATERIALIZED VIEW`.
+pub(super) fn recompute_every(options: Vec<SqlOption>) -> Result<Option<Duration>, EngineError> {
+    let mut every = None;
+    for (name, value) in pairs(options)? {
+        match name.as_str() {
+            "recompute" => every = Some(interval(&value)?),
+            _ => return Err(unknown(&name, "recompute")),
+        }
+    }
+    Ok(every)
+}
+
+fn interval(text: &str) -> Result<Duration, EngineError> {
+    let looks_like_cron = text.contains('*') || text.split_whitespace().count() >= 5;
+    match humantime::parse_duration(text) {
+        Ok(every) if every >= Duration::from_secs(1) => Ok(every),
+        Ok(_) => Err(invalid(format!(
+            "the option recompute is {text:?}, less than a second"
+        ))),
+        Err(_) if looks_like_cron => Err(invalid(format!(
+            "the option recompute is {text:?}: cron schedules are not understood, only intervals \
+             such as '10 minutes'"
+        ))),
+        Err(error) => Err(invalid(format!(
+            "the option recompute is {text:?}, not an interval such as '10 minutes' ({error})"
+        ))),
+    }
+}
+
+/// Names (lower case) and values; strings, numbers and bare words are values.
+fn pairs(options: Vec<SqlOption>) -> Result<Vec<(String, String)>, EngineError> {
+    let mut pairs: Vec<(String, String)> = Vec::with_capacity(options.len());
+    for option in options {
+        let (name, value) = match &option {
+            SqlOption::KeyValue { key, value } => (key.value.to_lowercase(), value),
+            _ => {
+                return Err(invalid(format!(
+                    "the option {option} is not written name = value"
+                )));
+            }
+        };
+        let value = match value {
+            Expr::Identifier(ident) => fold(ident),
+            Expr::Value(value) => match &value.value {
+                Value::SingleQuotedString(text) | Value::Number(text, _) => text.clone(),
+                other => return Err(invalid(format!("the option {name} has the value {other}"))),
+            },
+            other => return Err(invalid(format!("the option {name} has the value {other}"))),
+        };
+        if pairs.iter().any(|(other, _)| *other == name) {
+            return Err(invalid(format!("the option {name} is given twice")));
+        }
+        pairs.push((name, value));
+    }
+    Ok(pairs)
+}
+
+fn unknown(name: &str, allowed: &str) -> EngineError {
+    invalid(format!(
+        "the option {name} does not exist: allowed is {allowed}"
+    ))
+}
+
+fn invalid(message: String) -> EngineError {
+    EngineError::bad_request("invalid_option", message)
+}

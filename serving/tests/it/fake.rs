@@ -1,0 +1,277 @@
+//! An engine that remembers what it was asked and fails on demand.
+
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+use arrow::array::{ArrayRef, Int64Array, RecordBatch};
+use async_trait::async_trait;
+use datafusion::common::DataFusionError;
+use datafusion::execution::SendableRecordBatchStream;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::prelude::SessionContext;
+use futures::StreamExt;
+use lambdalake_serving::engine::{
+    Answer, Engine, EngineError, ErrorKind, Health, IngestReply, IngestRequest, OffsetRange,
+    QueryRequest, QueryStats, RowError, StreamSpec, ViewSpec,
+};
+use serde_json::{Value, json};
+
+pub struct Fake {
+    pub context: SessionContext,
+    pub ingested: Mutex<Vec<IngestRequest>>,
+    pub asked: Mutex<Vec<String>>,
+    pub queries: Mutex<Vec<QueryRequest>>,
+    /// Queries that are not dropped yet.
+    pub alive: Arc<AtomicUsize>,
+    pub is_ready: AtomicBool,
+}
+
+impl Fake {
+    pub fn new() -> Self {
+        Self {
+            context: SessionContext::new(),
+            ingested: Mutex::default(),
+            asked: Mutex::default(),
+            queries: Mutex::default(),
+            alive: Arc::default(),
+            is_ready: AtomicBool::new(true),
+        }
+    }
+
+    fn note(&self, what: String) -> Result<(), EngineError> {
+        self.asked.lock().unwrap().push(what);
+        Ok(())
+    }
+
+    pub fn alive(&self) -> usize {
+        self.alive.load(Ordering::SeqCst)
+    }
+}
+
+/// Counts a query as long as anything of it lives.
+struct Alive(Arc<AtomicUsize>);
+
+impl Alive {
+    fn new(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::SeqCst);
+        Self(Arc::clone(count))
+    }
+}
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+pub const KINDS: [(ErrorKind, &str, u16); 10] = [
+    (ErrorKind::BadRequest, "bad", 400),
+    (ErrorKind::NotFound, "missing", 404),
+    (ErrorKind::Timeout, "late", 408),
+    (ErrorKind::Conflict, "exists", 409),
+    (ErrorKind::TooLarge, "large", 413),
+    (ErrorKind::UnsupportedMedia, "media", 415),
+    (ErrorKind::OutOfMemory, "memory", 422),
+    (ErrorKind::Busy, "busy", 429),
+    (ErrorKind::Internal, "bug", 500),
+    (ErrorKind::Unavailable, "away", 503),
+];
+
+fn numbers(from: i64, to: i64) -> RecordBatch {
+    let column: ArrayRef = Arc::new(Int64Array::from_iter_values(from..to));
+    RecordBatch::try_from_iter([("n", column)]).unwrap()
+}
+
+fn exhausted() -> DataFusionError {
+    DataFusionError::ResourcesExhausted("the pool is empty".to_owned())
+}
+
+#[async_trait]
+impl Engine for Fake {
+    async fn ingest(&self, request: IngestRequest) -> Result<IngestReply, EngineError> {
+        if let Some((kind, code, _)) = KINDS.iter().find(|(_, code, _)| *code == request.stream) {
+            return Err(EngineError::new(*kind, code, "as asked").at(3, 14));
+        }
+        let body = String::from_utf8_lossy(&request.body).into_owned();
+        let mut reply = IngestReply::default();
+        for (index, line) in body.lines().enumerate() {
+            if line.starts_with('{') {
+                reply.accepted += 1;
+            } else {
+                reply.rejected += 1;
+                reply.errors.push(RowError {
+                    line: index as u64 + 1,
+                    code: "invalid_json".to_owned(),
+                    field: None,
+                    message: "not an object".to_owned(),
+                });
+            }
+        }
+        if reply.accepted > 0 {
+            reply.offsets.insert(
+                "0".to_owned(),
+                OffsetRange {
+                    from: 0,
+                    to: reply.accepted,
+                },
+            );
+        }
+        self.ingested.lock().unwrap().push(request);
+        Ok(reply)
+    }
+
+    async fn create_stream(&self, spec: StreamSpec) -> Result<(), EngineError> {
+        if spec.name == "taken" {
+            return Err(EngineError::new(
+                ErrorKind::Conflict,
+                "stream_exists",
+                "it exists",
+            ));
+        }
+        self.note(format!("create_stream {}", spec.name))
+    }
+
+    async fn create_view(&self, spec: ViewSpec) -> Result<(), EngineError> {
+        self.note(format!("create_view {}: {}", spec.name, spec.select))
+    }
+
+    async fn drop_stream(&self, name: &str, if_exists: bool) -> Result<(), EngineError> {
+        self.note(format!("drop_stream {name} {if_exists}"))
+    }
+
+    async fn drop_view(&self, name: &str, if_exists: bool) -> Result<(), EngineError> {
+        self.note(format!("drop_view {name} {if_exists}"))
+    }
+
+    async fn flush(&self, stream: Option<&str>) -> Result<(), EngineError> {
+        self.note(format!("flush {stream:?}"))
+    }
+
+    async fn recompute(&self, view: &str) -> Result<String, EngineError> {
+        match view {
+            "hits" | "broken" => Ok(format!("run-{view}")),
+            "running" => Err(EngineError::new(
+                ErrorKind::Conflict,
+                "run_active",
+                "it runs",
+            )),
+            _ => Err(EngineError::not_found("unknown_view", "no such view")),
+        }
+    }
+
+    async fn wait_run(&self, run_id: &str) -> Result<Value, EngineError> {
+        Ok(match run_id {
+            "run-broken" => json!({"id": run_id, "status": "failed", "error": "audit differs"}),
+            _ => json!({"id": run_id, "status": "done", "rows": 5, "seconds": 0.5, "error": null,
+                        "audit": {"checked": 3}}),
+        })
+    }
+
+    fn runs(&self) -> Vec<Value> {
+        vec![json!({"id": "run-hits"})]
+    }
+
+    fn run(&self, id: &str) -> Option<Value> {
+        self.runs().into_iter().find(|run| run["id"] == id)
+    }
+
+    fn streams(&self) -> Vec<Value> {
+        vec![json!({"name": "access_log", "rows": 7, "schema": [
+            {"name": "ts", "type": "Timestamp(µs, \"UTC\")", "nullable": true},
+            {"name": "ip", "type": "Utf8", "nullable": false},
+        ]})]
+    }
+
+    fn stream(&self, name: &str) -> Option<Value> {
+        self.streams()
+            .into_iter()
+            .find(|stream| stream["name"] == name)
+    }
+
+    fn views(&self) -> Vec<Value> {
+        vec![
+            json!({"name": "hits", "definition": "SELECT count(*) FROM access_log", "schema": [
+                {"name": "count", "type": "Int64", "nullable": false},
+            ]}),
+        ]
+    }
+
+    fn view(&self, name: &str) -> Option<Value> {
+        self.views().into_iter().find(|view| view["name"] == name)
+    }
+
+    fn health(&self) -> Health {
+        Health {
+            ready: self.is_ready.load(Ordering::SeqCst),
+            details: json!({"streams": 1}),
+        }
+    }
+
+    async fn query(&self, request: QueryRequest) -> Result<Answer, EngineError> {
+        self.queries.lock().unwrap().push(request.clone());
+        let alive = Alive::new(&self.alive);
+        let sql = request.sql.as_str();
+        let batches: SendableRecordBatchStream = if sql.contains("never starts") {
+            let _alive = alive;
+            std::future::pending::<()>().await;
+            unreachable!()
+        } else if sql.contains("never ends") {
+            let head = futures::stream::iter([Ok(numbers(0, 10))]);
+            let rest = futures::stream::pending();
+            adapt(numbers(0, 0), head.chain(rest), alive)
+        } else if sql.contains("endless") {
+            let all = futures::stream::repeat_with(|| Ok(numbers(0, 8_192)));
+            adapt(numbers(0, 0), all, alive)
+        } else if sql.contains("fails first") {
+            adapt(
+                numbers(0, 0),
+                futures::stream::iter([Err(exhausted())]),
+                alive,
+            )
+        } else if sql.contains("fails later") {
+            let all = [Ok(numbers(0, 10)), Err(exhausted())];
+            adapt(numbers(0, 0), futures::stream::iter(all), alive)
+        } else if sql.contains("too many rows") {
+            let error = EngineError::new(ErrorKind::OutOfMemory, "row_limit", "too many rows");
+            adapt(
+                numbers(0, 0),
+                futures::stream::iter([Err(error.into())]),
+                alive,
+            )
+        } else {
+            let frame = self.context.sql(sql).await?;
+            let stream = frame.execute_stream().await?;
+            let schema = stream.schema();
+            let alive_stream = stream.map(move |batch| {
+                let _ = &alive;
+                batch
+            });
+            Box::pin(RecordBatchStreamAdapter::new(schema, alive_stream))
+        };
+        let stats = QueryStats {
+            rows_read: AtomicU64::new(12),
+            from_batch: AtomicU64::new(10),
+            from_speed: AtomicU64::new(2),
+            freshness_ms: Some(25),
+            batch_version: Some(4),
+            lag_events: 0,
+        };
+        Ok(Answer {
+            schema: batches.schema(),
+            batches,
+            stats: Arc::new(stats),
+        })
+    }
+}
+
+fn adapt<S>(empty: RecordBatch, batches: S, alive: Alive) -> SendableRecordBatchStream
+where
+    S: futures::Stream<Item = Result<RecordBatch, DataFusionError>> + Send + 'static,
+{
+    let batches = batches.map(move |batch| {
+        let _ = &alive;
+        batch
+    });
+    Box::pin(RecordBatchStreamAdapter::new(empty.schema(), batches))
+}

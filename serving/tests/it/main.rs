@@ -1,0 +1,9 @@
+//! The serving layer as a client sees it: a real server on a real socket, a fake engine behind.
+
+mod answers;
+mod client;
+mod errors;
+mod fake;
+mod ingest;
+mod lifecycle;
+mod statements;

@@ -1,0 +1,356 @@
+//! What each SQL text means, as a table.
+
+use std::time::Duration;
+
+use arrow::datatypes::{DataType, Field, TimeUnit};
+use lambdalake_serving::engine::{StreamSpec, ViewSpec};
+use lambdalake_serving::statement::{DropTarget, Statement};
+
+fn parsed(sql: &str) -> Statement {
+    Statement::parse(sql).unwrap_or_else(|error| panic!("{sql}: {error}"))
+}
+
+#[track_caller]
+fn refused(sql: &str, code: &str, hint: &str) {
+    match Statement::parse(sql) {
+        Ok(statement) => panic!("{sql} was taken as {statement:?}"),
+        Err(error) => {
+            assert_eq!(error.code, code, "{sql}: {error}");
+            assert!(error.message.contains(hint), "{sql}: {error}");
+        }
+    }
+}
+
+#[test]
+fn queries_stay_text() {
+    for sql in [
+        "SELECT 1",
+        "select * from t where a = ';'",
+        "WITH a AS (SELECT 1 AS x) SELECT x FROM a",
+        "VALUES (1, 'a')",
+        "(SELECT 1) UNION ALL SELECT 2",
+        "EXPLAIN SELECT 1",
+        "EXPLAIN ANALYZE SELECT 1",
+        "EXPLAIN VERBOSE SELECT 1",
+        "-- why\nSELECT 1",
+        "SELECT x FROM lambdalake.runs",
+    ] {
+        assert_eq!(parsed(sql), Statement::Query(sql.to_owned()));
+    }
+    assert_eq!(
+        parsed(" SELECT 1 ;\n"),
+        Statement::Query("SELECT 1".to_owned())
+    );
+}
+
+#[test]
+fn streams_are_created() {
+    let sql = "CREATE TABLE IF NOT EXISTS Access_Log (
+        ts TIMESTAMP, at TIMESTAMP WITH TIME ZONE NOT NULL, IP TEXT NOT NULL, \"Path\" VARCHAR,
+        status INT, bytes BIGINT, ratio DOUBLE, load FLOAT, ok BOOLEAN, tags BIGINT[],
+        geo STRUCT<lat DOUBLE, names TEXT[]>
+    ) WITH (event_time = 'ts', shard_key = ip, shards = 2)";
+    let time = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
+    let geo = vec![
+        Field::new("lat", DataType::Float64, true),
+        Field::new("names", DataType::new_list(DataType::Utf8, true), true),
+    ];
+    let expected = StreamSpec {
+        name: "access_log".to_owned(),
+        if_not_exists: true,
+        fields: vec![
+            Field::new("ts", time.clone(), true),
+            Field::new("at", time, false),
+            Field::new("ip", DataType::Utf8, false),
+            Field::new("Path", DataType::Utf8, true),
+            Field::new("status", DataType::Int64, true),
+            Field::new("bytes", DataType::Int64, true),
+            Field::new("ratio", DataType::Float64, true),
+            Field::new("load", DataType::Float64, true),
+            Field::new("ok", DataType::Boolean, true),
+            Field::new("tags", DataType::new_list(DataType::Int64, true), true),
+            Field::new("geo", DataType::Struct(geo.into()), true),
+        ],
+        event_time: Some("ts".to_owned()),
+        shard_key: Some("ip".to_owned()),
+        shards: Some(2),
+    };
+    assert_eq!(parsed(sql), Statement::CreateStream(expected));
+
+    let Statement::CreateStream(spec) = parsed("CREATE TABLE s WITH (event_time = 'when')") else {
+        panic!("not a stream");
+    };
+    assert!(spec.fields.is_empty());
+    assert_eq!(spec.event_time.as_deref(), Some("when"));
+}
+
+#[test]
+fn views_keep_the_text_of_their_query() {
+    let query = "SELECT \"Ip\", count(*) AS n -- né\n  FROM   access_log\nGROUP BY \"Ip\"";
+    let sql = format!(
+        "CREATE MATERIALIZED VIEW IF NOT EXISTS hits\nWITH (recompute = '10 minutes') AS\n {query} ;"
+    );
+    let expected = ViewSpec {
+        name: "hits".to_owned(),
+        if_not_exists: true,
+        select: query.to_owned(),
+        recompute_every: Some(Duration::from_secs(600)),
+    };
+    assert_eq!(parsed(&sql), Statement::CreateView(expected));
+
+    let Statement::CreateView(spec) =
+        parsed("CREATE MATERIALIZED VIEW v AS WITH a AS (SELECT 1 AS x) SELECT x FROM a")
+    else {
+        panic!("not a view");
+    };
+    assert_eq!(spec.select, "WITH a AS (SELECT 1 AS x) SELECT x FROM a");
+    assert_eq!(spec.recompute_every, None);
+}
+
+#[test]
+fn the_rest_is_small() {
+    let drop = |target, name: &str, if_exists| Statement::Drop {
+        target,
+        name: name.to_owned(),
+        if_exists,
+    };
+    assert_eq!(
+        parsed("DROP TABLE Foo"),
+        drop(DropTarget::Stream, "foo", false)
+    );
+    assert_eq!(
+        parsed("DROP TABLE IF EXISTS \"Foo\""),
+        drop(DropTarget::Stream, "Foo", true)
+    );
+    assert_eq!(
+        parsed("DROP MATERIALIZED VIEW v;"),
+        drop(DropTarget::View, "v", false)
+    );
+    assert_eq!(parsed("DROP VIEW v"), drop(DropTarget::View, "v", false));
+    assert_eq!(
+        parsed("REFRESH MATERIALIZED VIEW V"),
+        Statement::Refresh("v".to_owned())
+    );
+    assert_eq!(parsed("show tables"), Statement::ShowTables);
+    assert_eq!(
+        parsed("DESCRIBE Access_Log"),
+        Statement::Describe("access_log".to_owned())
+    );
+    assert_eq!(
+        parsed("DESC lambdalake.runs"),
+        Statement::Describe("lambdalake.runs".to_owned())
+    );
+    assert_eq!(parsed("flush"), Statement::Flush(None));
+    assert_eq!(
+        parsed("/* now */ FLUSH S ;"),
+        Statement::Flush(Some("s".to_owned()))
+    );
+}
+
+#[test]
+fn everything_else_is_refused_with_a_hint() {
+    for (sql, hint) in [
+        ("INSERT INTO t VALUES (1)", "/events"),
+        ("UPDATE t SET a = 1", "immutable"),
+        ("DELETE FROM t", "immutable"),
+        (
+            "COPY t TO '/tmp/x' STORED AS CSV",
+            "cannot read or write files",
+        ),
+        (
+            "COPY (SELECT 1) TO 'x.parquet'",
+            "cannot read or write files",
+        ),
+        (
+            "CREATE EXTERNAL TABLE t STORED AS CSV LOCATION '/etc/passwd'",
+            "cannot read files",
+        ),
+        (
+            "CREATE OR REPLACE EXTERNAL TABLE t STORED AS CSV LOCATION 'x'",
+            "cannot read files",
+        ),
+        (
+            "create unbounded external table t stored as csv location 'x'",
+            "cannot read files",
+        ),
+        ("SET datafusion.execution.batch_size = 1", "parameters"),
+        ("BEGIN", "snapshot"),
+        ("ATTACH DATABASE 'x' AS y", "understood are"),
+        ("GRANT ALL ON t TO me", "understood are"),
+        ("SELECT 1; SELECT 2", "one statement"),
+        ("FLUSH; DROP TABLE t", "one statement"),
+        ("EXPLAIN DROP TABLE t", "only queries"),
+        ("EXPLAIN ANALYZE INSERT INTO t VALUES (1)", "only queries"),
+        ("EXPLAIN t", "DESCRIBE"),
+        ("DESCRIBE SELECT 1", "EXPLAIN"),
+        (
+            "WITH a AS (DELETE FROM t RETURNING x) SELECT x FROM a",
+            "cannot change data",
+        ),
+        (
+            "WITH a AS (SELECT 1) INSERT INTO t SELECT 1",
+            "cannot change data",
+        ),
+        ("SELECT 1 INTO t", "SELECT INTO"),
+        ("CREATE TABLE t AS SELECT 1", "MATERIALIZED VIEW"),
+        ("CREATE OR REPLACE TABLE t (a INT)", "drop the stream"),
+        ("CREATE TEMPORARY TABLE t (a INT)", "TEMPORARY"),
+        ("CREATE TABLE t (a INT, PRIMARY KEY (a))", "constraints"),
+        ("CREATE VIEW v AS SELECT 1", "MATERIALIZED"),
+        (
+            "CREATE OR REPLACE MATERIALIZED VIEW v AS SELECT 1",
+            "drop the view",
+        ),
+        ("CREATE MATERIALIZED VIEW v (a) AS SELECT 1", "AS"),
+        ("CREATE SCHEMA s", "understood are"),
+        ("CREATE DATABASE s", "understood are"),
+        ("CREATE FUNCTION f() RETURNS INT RETURN 1", "understood are"),
+        ("DROP TABLE a, b", "one name"),
+        ("DROP TABLE a CASCADE", "CASCADE"),
+        ("DROP SCHEMA s", "understood are"),
+        ("SHOW TABLES LIKE 'a'", "LIKE"),
+        ("SHOW ALL", "understood are"),
+    ] {
+        refused(sql, "unsupported_statement", hint);
+    }
+}
+
+#[test]
+fn names_types_and_options_are_checked() {
+    let long = format!("CREATE TABLE {} (a INT)", "x".repeat(129));
+    for (sql, code, hint) in [
+        ("CREATE TABLE _t (a INT)", "invalid_name", "a letter"),
+        (
+            "CREATE TABLE \"a b\" (a INT)",
+            "invalid_name",
+            "underscores",
+        ),
+        (
+            "CREATE TABLE \"../x\" (a INT)",
+            "invalid_name",
+            "underscores",
+        ),
+        (
+            "CREATE TABLE public.t (a INT)",
+            "invalid_name",
+            "without a schema",
+        ),
+        (long.as_str(), "invalid_name", "128"),
+        (
+            "CREATE TABLE t (_offset INT)",
+            "invalid_name",
+            "stored with every event",
+        ),
+        ("CREATE TABLE t (\"a b\" INT)", "invalid_name", "blanks"),
+        ("CREATE TABLE t (a INT, A TEXT)", "invalid_name", "twice"),
+        (
+            "CREATE TABLE t (a INT, \"A\" TEXT)",
+            "invalid_name",
+            "twice",
+        ),
+        (
+            "CREATE TABLE t (a DECIMAL(10, 2))",
+            "invalid_type",
+            "DECIMAL(10,2)",
+        ),
+        (
+            "CREATE TABLE t (a VARCHAR(10))",
+            "invalid_type",
+            "allowed are",
+        ),
+        (
+            "CREATE TABLE t (a INT UNSIGNED)",
+            "invalid_type",
+            "allowed are",
+        ),
+        (
+            "CREATE TABLE t (a TIMESTAMP(9))",
+            "invalid_type",
+            "allowed are",
+        ),
+        ("CREATE TABLE t (a INT[3])", "invalid_type", "allowed are"),
+        ("CREATE TABLE t (a STRUCT<x DATE>)", "invalid_type", "a.x"),
+        (
+            "CREATE TABLE t (a INT DEFAULT 1)",
+            "invalid_option",
+            "only NOT NULL",
+        ),
+        (
+            "CREATE TABLE t (a INT PRIMARY KEY)",
+            "invalid_option",
+            "only NOT NULL",
+        ),
+        (
+            "CREATE TABLE t (a INT) WITH (shard = 'a')",
+            "invalid_option",
+            "shard_key",
+        ),
+        (
+            "CREATE TABLE t (a INT) WITH (shards = 0)",
+            "invalid_option",
+            "from 1",
+        ),
+        (
+            "CREATE TABLE t (a INT) WITH (shards = 2, SHARDS = 3)",
+            "invalid_option",
+            "twice",
+        ),
+        (
+            "CREATE TABLE t (a INT) WITH (event_time = 'a')",
+            "invalid_option",
+            "not a TIMESTAMP",
+        ),
+        (
+            "CREATE TABLE t (a INT) WITH (shard_key = 'b')",
+            "invalid_option",
+            "not listed",
+        ),
+        (
+            "CREATE MATERIALIZED VIEW v WITH (every = '1s') AS SELECT 1",
+            "invalid_option",
+            "recompute",
+        ),
+        (
+            "CREATE MATERIALIZED VIEW v WITH (recompute = '0 * * * *') AS SELECT 1",
+            "invalid_option",
+            "cron",
+        ),
+        (
+            "CREATE MATERIALIZED VIEW v WITH (recompute = 'soon') AS SELECT 1",
+            "invalid_option",
+            "10 minutes",
+        ),
+        (
+            "CREATE MATERIALIZED VIEW v WITH (recompute = '1ms') AS SELECT 1",
+            "invalid_option",
+            "second",
+        ),
+    ] {
+        refused(sql, code, hint);
+    }
+}
+
+#[test]
+fn syntax_errors_say_where() {
+    for (sql, line, position) in [
+        ("SELECT 1\n  FROM WHERE", 2, 8),
+        ("SELEKT 1", 1, 1),
+        ("SELECT 'open", 1, 8),
+        ("SELECT 1 FROM t t2 t3", 1, 20),
+        ("REFRESH VIEW v", 1, 9),
+        ("FLUSH a b", 1, 9),
+    ] {
+        let error = Statement::parse(sql).unwrap_err();
+        assert_eq!(error.code, "syntax_error", "{sql}: {error}");
+        assert_eq!(
+            (error.line, error.position),
+            (Some(line), Some(position)),
+            "{sql}: {error}"
+        );
+        assert!(!error.message.contains("Line:"), "{error}");
+    }
+    refused("", "syntax_error", "empty");
+    refused(" -- nothing\n;", "syntax_error", "empty");
+    let deep = format!("SELECT {}1{}", "(".repeat(10_000), ")".repeat(10_000));
+    refused(&deep, "syntax_error", "nested");
+}
