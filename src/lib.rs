@@ -3,6 +3,7 @@
 
 pub mod cli;
 pub mod demo;
+pub mod engine;
 pub mod generate;
 pub mod serve;
 pub mod settings;

@@ -2,8 +2,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use lambdalake::cli::args::{Cli, Command};
-use lambdalake::cli::{Exit, ingest, recompute, sql, status};
-use lambdalake::{demo, generate, serve};
+use lambdalake::cli::{Exit, generate, ingest, recompute, sql, status};
+use lambdalake::{demo, serve};
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {

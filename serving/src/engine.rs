@@ -201,7 +201,7 @@ pub struct Answer {
 /// What a query read. Counters grow while the query runs; the rest is known from its snapshot.
 #[derive(Debug, Default)]
 pub struct QueryStats {
-    /// Rows read from anywhere.
+    /// Events that the answer rests on, of streams and of views.
     pub rows_read: AtomicU64,
     /// Of these, from the batch layer: master dataset or view states.
     pub from_batch: AtomicU64,
@@ -211,11 +211,23 @@ pub struct QueryStats {
     pub freshness_ms: Option<u64>,
     /// The view version, or master version, that answered; `None` if there is none yet.
     pub batch_version: Option<u64>,
-    /// Events acknowledged but not in the snapshot.
+    /// Events after the batch cut (for a stream: not flushed yet); the answer has them.
     pub lag_events: u64,
 }
 
 impl QueryStats {
+    /// Counts events that the batch layer answers for.
+    pub(crate) fn count_batch(&self, events: u64) {
+        self.from_batch.fetch_add(events, Ordering::Relaxed);
+        self.rows_read.fetch_add(events, Ordering::Relaxed);
+    }
+
+    /// Counts events that the speed layer answers for.
+    pub(crate) fn count_speed(&self, events: u64) {
+        self.from_speed.fetch_add(events, Ordering::Relaxed);
+        self.rows_read.fetch_add(events, Ordering::Relaxed);
+    }
+
     /// The `stats` object of an answer.
     pub fn to_json(&self, elapsed: Duration) -> Value {
         let mut stats = json!({

@@ -15,8 +15,12 @@ pub mod encode;
 pub mod engine;
 pub mod error;
 pub mod http;
+mod layer_exec;
 pub mod limits;
+pub mod query;
+pub mod snapshot;
 pub mod statement;
+mod tables;
 
 pub use engine::{Engine, EngineError, ErrorKind};
 pub use http::server::serve;

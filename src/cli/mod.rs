@@ -10,6 +10,7 @@ pub mod args;
 mod chunks;
 mod client;
 mod exit;
+pub mod generate;
 pub mod ingest;
 pub mod recompute;
 pub mod sql;
