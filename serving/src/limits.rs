@@ -25,7 +25,8 @@ pub struct Limits {
     pub max_connections: usize,
     /// How long a connection may take to send a request head, also when it idles between two.
     pub header_timeout: Duration,
-    /// Bytes of a connection's read buffer, and so of a request head. At least 8,192.
+    /// Bytes of a connection's read buffer, at least 8,192. It bounds a request's head, loosely:
+    /// it is checked between reads, so a head may be up to twice as long.
     pub header_bytes: usize,
     /// Header lines of one request.
     pub max_headers: usize,

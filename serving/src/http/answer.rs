@@ -92,27 +92,32 @@ struct Pump {
 }
 
 impl Pump {
-    /// Sends the rest of the answer, and its end only if it is complete.
+    /// Sends the rest of the answer, and its end only if it is complete. A body that is gone is
+    /// no error: its client left, and this task is about to be stopped.
     async fn run(
         mut self,
         ticket: Ticket,
         pieces: &mpsc::Sender<Piece>,
     ) -> Result<(), EngineError> {
-        let gone = |_| EngineError::internal("the client went away");
         while let Some(piece) = ticket.run(self.next()).await?? {
-            if !piece.is_empty() {
-                ticket
-                    .run(pieces.send(Piece::Data(piece.into())))
-                    .await?
-                    .map_err(gone)?;
+            if piece.is_empty() {
+                continue;
+            }
+            if ticket
+                .run(pieces.send(Piece::Data(piece.into())))
+                .await?
+                .is_err()
+            {
+                return Ok(());
             }
         }
         let last = self.finish(&ticket).await?;
-        ticket
-            .run(pieces.send(Piece::Data(last.into())))
-            .await?
-            .map_err(gone)?;
-        ticket.run(pieces.send(Piece::End)).await?.map_err(gone)
+        for piece in [Piece::Data(last.into()), Piece::End] {
+            if ticket.run(pieces.send(piece)).await?.is_err() {
+                return Ok(());
+            }
+        }
+        Ok(())
     }
 
     /// The next batch with rows, encoded; `None` at the end.

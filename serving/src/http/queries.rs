@@ -69,10 +69,13 @@ impl Queries {
         })
     }
 
-    /// The running queries, oldest name first.
+    /// The running queries, oldest first.
     pub(super) fn list(&self) -> Vec<Value> {
-        lock(&self.running)
-            .iter()
+        let running = lock(&self.running);
+        let mut queries: Vec<(&String, &Entry)> = running.iter().collect();
+        queries.sort_by_key(|(_, entry)| entry.started);
+        queries
+            .into_iter()
             .map(|(id, entry)| {
                 json!({
                     "query_id": id,

@@ -182,9 +182,18 @@ async fn heads_have_a_size_and_a_time() {
     .await;
     let big = format!(
         "GET /health HTTP/1.1\r\nHost: t\r\nX: {}\r\n\r\n",
-        "x".repeat(65_500)
+        "x".repeat(1_000_000)
     );
-    assert_eq!(server.raw(big.as_bytes()).await.status, 431);
+    let mut stream = server.connect().await;
+    // The server may close while this is still being sent, and the reset may eat its 431.
+    let _ = stream.write_all(big.as_bytes()).await;
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer).await;
+    assert!(
+        answer.is_empty() || answer.starts_with(b"HTTP/1.1 431"),
+        "a huge head was taken"
+    );
+
     let mut stream = server.connect().await;
     stream.write_all(b"GET /health HTT").await.unwrap();
     let mut rest = Vec::new();

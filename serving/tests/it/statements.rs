@@ -333,7 +333,7 @@ fn names_types_and_options_are_checked() {
 #[test]
 fn syntax_errors_say_where() {
     for (sql, line, position) in [
-        ("SELECT 1\n  FROM WHERE", 2, 8),
+        ("SELECT 1\n  FROM )", 2, 8),
         ("SELEKT 1", 1, 1),
         ("SELECT 'open", 1, 8),
         ("SELECT 1 FROM t t2 t3", 1, 20),
