@@ -30,13 +30,14 @@ use lambdalake_batch::history::History;
 use lambdalake_data::delta::DeltaMirror;
 use lambdalake_data::disk::STAGING;
 use lambdalake_data::schema::StreamDefinition;
-use lambdalake_data::{Clock, Cut, Disk, RealDisk, SystemClock};
+use lambdalake_data::{Clock, Disk, RealDisk, SystemClock};
 use lambdalake_serving::query::{Queries, runtime_env, session_config};
 use lambdalake_speed::Mapper;
 use lambdalake_speed::writer::WriterHandle;
 use tokio::runtime::Runtime;
 
 use crate::settings::Settings;
+pub use port::Port;
 use publisher::Publisher;
 use recompute::Running;
 
@@ -176,10 +177,6 @@ impl Engine {
             );
         }
         Ok(())
-    }
-
-    fn cut_of(&self, stream: &str) -> Option<Cut> {
-        self.publisher.publication().streams.get(stream).map(|state| state.cut.clone())
     }
 }
 

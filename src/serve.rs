@@ -1,8 +1,130 @@
-//! Opens the engine on its data folder and serves it over HTTP.
+//! Opens the engine on its data folder and serves it over HTTP until told to stop.
 
+use std::sync::Arc;
+
+use anyhow::Context;
+use lambdalake_serving::Limits;
+use lambdalake_serving::statement::Statement;
+
+use crate::engine::{Engine, Port};
 use crate::settings::Settings;
 
-/// Runs the engine until it is told to stop.
-pub fn run(_settings: Settings) -> anyhow::Result<()> {
-    Err(anyhow::anyhow!("serve is not wired to the engine yet"))
+/// Runs the engine until SIGINT or SIGTERM.
+pub fn run(settings: Settings) -> anyhow::Result<()> {
+    start_logging();
+    let init = read_init(&settings)?;
+    let listen = settings.listen;
+    let engine = Engine::open(settings.clone())?;
+    let runtime = io_runtime()?;
+    let result = runtime.block_on(async {
+        run_init(&engine, init).await?;
+        let listener = tokio::net::TcpListener::bind(listen)
+            .await
+            .with_context(|| format!("listen on {listen}"))?;
+        tracing::info!("listening on http://{}", listener.local_addr()?);
+        serve_engine(&engine, &settings, listener, stop_signal()).await
+    });
+    drop(runtime);
+    engine.shut_down();
+    result
+}
+
+/// The runtime for HTTP: I/O only, so one thread is plenty beside the engine's own.
+pub fn io_runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("http")
+        .enable_all()
+        .build()
+        .context("start the HTTP runtime")
+}
+
+/// Serves until `shutdown` is ready, then lets running requests finish within a grace time.
+pub async fn serve_engine(
+    engine: &Arc<Engine>,
+    settings: &Settings,
+    listener: tokio::net::TcpListener,
+    shutdown: impl Future<Output = ()> + Send,
+) -> anyhow::Result<()> {
+    let limits = Limits {
+        body_bytes: settings.max_body_bytes,
+        default_query_timeout: settings.query_timeout,
+        max_result_rows: settings.max_result_rows,
+        max_concurrent_queries: settings.max_concurrent_queries,
+        ..Limits::default()
+    };
+    let limits = Limits {
+        body_bytes_in_flight: limits.body_bytes_in_flight.max(limits.body_bytes),
+        max_query_timeout: limits.max_query_timeout.max(limits.default_query_timeout),
+        ..limits
+    };
+    let port = Arc::new(Port(Arc::clone(engine)));
+    lambdalake_serving::serve(listener, port, limits, shutdown).await?;
+    Ok(())
+}
+
+/// Logs go to stderr; `RUST_LOG` chooses what, as everywhere in the Rust world.
+pub fn start_logging() {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| "info,delta_kernel=warn,deltalake_core=warn".into());
+    let started = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .try_init();
+    if started.is_err() {
+        tracing::debug!("logging runs already");
+    }
+}
+
+/// Ready at SIGINT or SIGTERM.
+pub async fn stop_signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let terminate = async {
+        match signal(SignalKind::terminate()) {
+            Ok(mut signal) => {
+                signal.recv().await;
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot listen for SIGTERM");
+                std::future::pending::<()>().await;
+            }
+        }
+    };
+    tokio::select! {
+        result = tokio::signal::ctrl_c() => if let Err(error) = result {
+            tracing::warn!(%error, "cannot listen for SIGINT");
+        },
+        () = terminate => {}
+    }
+    tracing::info!("stopping");
+}
+
+/// The statements of `--init`, split at semicolons by the SQL tokenizer.
+fn read_init(settings: &Settings) -> anyhow::Result<Vec<String>> {
+    let Some(path) = &settings.init else { return Ok(Vec::new()) };
+    let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+    lambdalake_serving::statement::split(&text)
+        .map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))
+}
+
+/// Runs DDL at start. What exists already stays as it is, so the file may stay in place.
+async fn run_init(engine: &Arc<Engine>, statements: Vec<String>) -> anyhow::Result<()> {
+    use lambdalake_serving::Engine as _;
+    let port = Port(Arc::clone(engine));
+    for text in statements {
+        let parsed = Statement::parse(&text);
+        let done = match parsed.map_err(|e| anyhow::anyhow!("--init: {e}: {text}"))? {
+            Statement::CreateStream(mut spec) => {
+                spec.if_not_exists = true;
+                port.create_stream(spec).await
+            }
+            Statement::CreateView(mut spec) => {
+                spec.if_not_exists = true;
+                port.create_view(spec).await
+            }
+            _ => anyhow::bail!("--init takes CREATE statements only, not: {text}"),
+        };
+        done.map_err(|error| anyhow::anyhow!("--init: {error}: {text}"))?;
+    }
+    Ok(())
 }

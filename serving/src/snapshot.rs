@@ -24,6 +24,14 @@ use lambdalake_views::View;
 #[async_trait]
 pub trait SpeedStates: Send + Sync + std::fmt::Debug {
     async fn states(&self, view: &ViewSnapshot, part: &TailPart) -> Result<Vec<RecordBatch>>;
+
+    /// Makes and keeps the states if at least so many rows of the part are not mapped yet.
+    async fn map_ahead(
+        &self,
+        view: &ViewSnapshot,
+        part: &TailPart,
+        unmapped_rows: usize,
+    ) -> Result<()>;
 }
 
 /// Held by a snapshot so that a file or folder it names stays; the last holder lets go of it.

@@ -514,18 +514,36 @@ fn table_name(name: &ObjectName) -> Result<String, EngineError> {
         return Err(invalid("it is not an identifier"));
     };
     let folded = fold(ident);
-    let starts_well = folded.starts_with(|c: char| c.is_ascii_alphabetic());
-    if !starts_well
-        || !folded
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || c == '_')
-    {
-        return Err(invalid(
-            "use a letter, then letters, digits and underscores",
-        ));
-    }
-    if folded.len() > MAX_NAME_CHARS {
-        return Err(invalid("at most 128 characters"));
-    }
+    check_name(&folded)?;
     Ok(folded)
+}
+
+/// Checks the name of a stream or view as a path or a statement gives it.
+pub fn check_name(name: &str) -> Result<(), EngineError> {
+    let starts_well = name.starts_with(|c: char| c.is_ascii_alphabetic());
+    let why = if !starts_well || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
+        "use a letter, then letters, digits and underscores"
+    } else if name.len() > MAX_NAME_CHARS {
+        "at most 128 characters"
+    } else {
+        return Ok(());
+    };
+    let message = format!("the name {name} is not valid: {why}");
+    Err(EngineError::bad_request("invalid_name", message))
+}
+
+/// The statements of a script: split at the semicolons that are tokens, not at those in
+/// strings or comments. Empty ones are left out.
+pub fn split(script: &str) -> Result<Vec<String>, EngineError> {
+    let dialect = GenericDialect {};
+    let tokens = Tokenizer::new(&dialect, script).tokenize().map_err(|error| {
+        EngineError::bad_request("syntax_error", error.message.clone())
+            .at(error.location.line, error.location.column)
+            .because(error)
+    })?;
+    let statements = tokens
+        .split(|token| *token == Token::SemiColon)
+        .filter(|tokens| tokens.iter().any(|token| !matches!(token, Token::Whitespace(_))))
+        .map(|tokens| tokens.iter().map(ToString::to_string).collect::<String>().trim().to_owned());
+    Ok(statements.collect())
 }

@@ -15,7 +15,7 @@ use lambdalake_speed::writer::Request;
 use lambdalake_views::ViewError;
 use serde_json::Value;
 
-use super::{Engine, lock};
+use super::Engine;
 
 /// Rejections listed in an answer; all are counted.
 const LISTED_REJECTIONS: usize = 100;
@@ -309,9 +309,14 @@ impl port::Engine for Port {
 
     async fn wait_run(&self, run_id: &str) -> Result<Value, EngineError> {
         self.0.run_ended(run_id).await;
-        self.run(run_id).ok_or_else(|| {
+        let run = self.run(run_id).ok_or_else(|| {
             EngineError::not_found("unknown_run", format!("there is no run {run_id}"))
-        })
+        })?;
+        match run["error"].as_str() {
+            // The old version stays and answers are exact; the caller looks at the run.
+            Some(error) => Err(EngineError::new(ErrorKind::Conflict, "run_failed", error)),
+            None => Ok(run),
+        }
     }
 
     fn runs(&self) -> Vec<Value> {

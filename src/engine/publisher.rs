@@ -39,8 +39,8 @@ impl SpeedStates for PartStates {
         view: &ViewSnapshot,
         part: &TailPart,
     ) -> Result<Vec<arrow::array::RecordBatch>, DataFusionError> {
-        let states =
-            self.open.states(&self.mapper, &view.key(), &view.view, part, self.budget_bytes);
+        let key = view.key();
+        let states = self.open.states(&self.mapper, &key, &view.view, part, self.budget_bytes);
         states.await.map_err(|error| match error {
             lambdalake_speed::SpeedError::DataFusion(error) => error,
             over @ lambdalake_speed::SpeedError::OverBudget { .. } => {
@@ -48,6 +48,19 @@ impl SpeedStates for PartStates {
             }
             other => DataFusionError::External(Box::new(other)),
         })
+    }
+
+    async fn map_ahead(
+        &self,
+        view: &ViewSnapshot,
+        part: &TailPart,
+        unmapped_rows: usize,
+    ) -> Result<(), DataFusionError> {
+        let mapped = self.open.mapped_rows(&view.key()).await;
+        if part.rows() < mapped + unmapped_rows {
+            return Ok(());
+        }
+        self.states(view, part).await.map(|_| ())
     }
 }
 
