@@ -75,10 +75,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 fn task_context(env: Arc<RuntimeEnv>, partitions: usize) -> Arc<TaskContext> {
-    let context = datafusion::prelude::SessionContext::new_with_config_rt(
-        session_config(partitions),
-        env,
-    );
+    let context =
+        datafusion::prelude::SessionContext::new_with_config_rt(session_config(partitions), env);
     context.task_ctx()
 }
 
@@ -107,8 +105,11 @@ impl Engine {
         let batch_env = runtime_env(&disk, settings.batch_memory_bytes, spill)?;
         let mapper = Mapper::new(task_context(speed_env, 1));
         let queries = Arc::new(Queries::new(compute.handle().clone(), query_env, cores));
-        let publisher =
-            Publisher::open(Arc::clone(&disk), mapper.clone(), settings.view_state_budget_bytes)?;
+        let publisher = Publisher::open(
+            Arc::clone(&disk),
+            mapper.clone(),
+            settings.view_state_budget_bytes,
+        )?;
         publisher.remove_orphans()?;
         let engine = Arc::new(Self {
             history: History::open(Arc::clone(&disk))?,

@@ -63,10 +63,14 @@ pub async fn serve_engine(
     Ok(())
 }
 
+/// The engine's own words; libraries speak up only when something is wrong.
+const LOG_FILTER: &str = "warn,lambdalake=info,lambdalake_data=info,lambdalake_views=info,\
+                          lambdalake_batch=info,lambdalake_speed=info,lambdalake_serving=info";
+
 /// Logs go to stderr; `RUST_LOG` chooses what, as everywhere in the Rust world.
 pub fn start_logging() {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| "info,delta_kernel=warn,deltalake_core=warn".into());
+    let filter =
+        tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| LOG_FILTER.into());
     let started = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
@@ -101,7 +105,9 @@ pub async fn stop_signal() {
 
 /// The statements of `--init`, split at semicolons by the SQL tokenizer.
 fn read_init(settings: &Settings) -> anyhow::Result<Vec<String>> {
-    let Some(path) = &settings.init else { return Ok(Vec::new()) };
+    let Some(path) = &settings.init else {
+        return Ok(Vec::new());
+    };
     let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
     lambdalake_serving::statement::split(&text)
         .map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))

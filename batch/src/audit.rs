@@ -72,7 +72,11 @@ pub async fn audit(
         let (l, r) = (left.take_up_to(&boundary)?, right.take_up_to(&boundary)?);
         found.extend(differences(view, &[l], &[r], REPORTED - found.len())?);
     }
-    Ok(if found.is_empty() { Audit::Equal } else { Audit::Differences(found) })
+    Ok(if found.is_empty() {
+        Audit::Equal
+    } else {
+        Audit::Differences(found)
+    })
 }
 
 struct Side {
@@ -95,10 +99,22 @@ impl Side {
         let plan = sorted_by_key(view.finish(scan)?, keys)?;
         let schema = plan.schema();
         let fields = schema.fields().iter().take(keys);
-        let sort = fields.map(|field| SortField::new(field.data_type().clone())).collect();
-        let rows = if keys == 0 { None } else { Some(RowConverter::new(sort)?) };
+        let sort = fields
+            .map(|field| SortField::new(field.data_type().clone()))
+            .collect();
+        let rows = if keys == 0 {
+            None
+        } else {
+            Some(RowConverter::new(sort)?)
+        };
         let stream = execute_stream(plan, Arc::clone(task))?;
-        Ok(Self { stream, window: RecordBatch::new_empty(schema), ended: false, keys, rows })
+        Ok(Self {
+            stream,
+            window: RecordBatch::new_empty(schema),
+            ended: false,
+            keys,
+            rows,
+        })
     }
 
     /// Reads until the window is full or the side has ended.
@@ -120,9 +136,16 @@ impl Side {
     }
 
     fn key_at(&self, row: usize) -> Result<Option<OwnedRow>, BatchError> {
-        let Some(converter) = &self.rows else { return Ok(None) };
-        let keys: Vec<_> =
-            self.window.columns().iter().take(self.keys).map(|c| c.slice(row, 1)).collect();
+        let Some(converter) = &self.rows else {
+            return Ok(None);
+        };
+        let keys: Vec<_> = self
+            .window
+            .columns()
+            .iter()
+            .take(self.keys)
+            .map(|c| c.slice(row, 1))
+            .collect();
         Ok(Some(converter.convert_columns(&keys)?.row(0).owned()))
     }
 

@@ -9,9 +9,7 @@ use datafusion::error::Result;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use datafusion::physical_plan::{
-    DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties,
-};
+use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
 use futures::StreamExt;
 
 use crate::job::Progress;
@@ -51,7 +49,10 @@ impl ExecutionPlan for CountExec {
         self: Arc<Self>,
         mut children: Vec<Arc<dyn ExecutionPlan>>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        Ok(Arc::new(Self::new(children.remove(0), Arc::clone(&self.progress))))
+        Ok(Arc::new(Self::new(
+            children.remove(0),
+            Arc::clone(&self.progress),
+        )))
     }
 
     fn apply_expressions(
@@ -67,11 +68,19 @@ impl ExecutionPlan for CountExec {
         context: Arc<TaskContext>,
     ) -> Result<SendableRecordBatchStream> {
         let progress = Arc::clone(&self.progress);
-        let stream = self.input.execute(partition, context)?.inspect(move |batch| {
-            if let Ok(batch) = batch {
-                progress.rows_read.fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
-            }
-        });
-        Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), stream)))
+        let stream = self
+            .input
+            .execute(partition, context)?
+            .inspect(move |batch| {
+                if let Ok(batch) = batch {
+                    progress
+                        .rows_read
+                        .fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
+                }
+            });
+        Ok(Box::pin(RecordBatchStreamAdapter::new(
+            self.schema(),
+            stream,
+        )))
     }
 }

@@ -61,7 +61,10 @@ impl History {
                 Err(error) => tracing::warn!(path = info.path, %error, "run history is unreadable"),
             }
         }
-        Ok(Self { disk, runs: Mutex::new(runs) })
+        Ok(Self {
+            disk,
+            runs: Mutex::new(runs),
+        })
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Run>> {
@@ -86,7 +89,9 @@ impl History {
             runs.retain(|id, _| !old.contains(id));
             old
         };
-        surplus.iter().try_for_each(|id| self.disk.remove(&format!("{FOLDER}/{id}.json")))
+        surplus
+            .iter()
+            .try_for_each(|id| self.disk.remove(&format!("{FOLDER}/{id}.json")))
     }
 
     pub fn all(&self) -> Vec<Run> {
@@ -98,6 +103,10 @@ impl History {
     }
 
     pub fn last_of(&self, view: &str) -> Option<Run> {
-        self.lock().values().rev().find(|run| run.view == view).cloned()
+        self.lock()
+            .values()
+            .rev()
+            .find(|run| run.view == view)
+            .cloned()
     }
 }

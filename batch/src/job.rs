@@ -69,14 +69,26 @@ pub async fn run(
         .iter()
         .map(|field| job.schema.index_of(field.name()))
         .collect::<Result<Vec<_>, _>>()?;
-    let scan = parquet_scan(&job.master, &job.schema, Some(&indices), None, None, partitions)?;
+    let scan = parquet_scan(
+        &job.master,
+        &job.schema,
+        Some(&indices),
+        None,
+        None,
+        partitions,
+    )?;
     let counted = Arc::new(crate::count::CountExec::new(scan, Arc::clone(progress)));
     let counted = lambdalake_data::scan::cast_to(counted, &input)?;
     let states = job.view.combine(job.view.map(counted)?)?;
     let sorted = sorted_by_key(states, job.view.key_columns())?;
     let files = write_states(job, disk, sorted, task, progress).await?;
-    let new: Vec<ScanFile> =
-        files.iter().map(|f| ScanFile { path: f.path.clone(), bytes: f.bytes }).collect();
+    let new: Vec<ScanFile> = files
+        .iter()
+        .map(|f| ScanFile {
+            path: f.path.clone(),
+            bytes: f.bytes,
+        })
+        .collect();
     let audit = match &job.previous {
         Some(previous) => audit(&job.view, previous, &new, task).await?,
         None => Audit::NothingToCompare,
@@ -90,7 +102,10 @@ pub(crate) fn sorted_by_key(
     keys: usize,
 ) -> Result<Arc<dyn ExecutionPlan>, BatchError> {
     let schema = input.schema();
-    let options = SortOptions { descending: false, nulls_first: true };
+    let options = SortOptions {
+        descending: false,
+        nulls_first: true,
+    };
     let order = LexOrdering::new((0..keys).map(|index| PhysicalSortExpr {
         expr: Arc::new(Column::new(schema.field(index).name(), index)),
         options,
@@ -99,7 +114,10 @@ pub(crate) fn sorted_by_key(
         return Ok(Arc::new(CoalescePartitionsExec::new(input)));
     };
     let sort = SortExec::new(order.clone(), input).with_preserve_partitioning(true);
-    Ok(Arc::new(SortPreservingMergeExec::new(order, Arc::new(sort))))
+    Ok(Arc::new(SortPreservingMergeExec::new(
+        order,
+        Arc::new(sort),
+    )))
 }
 
 async fn write_states(
@@ -110,7 +128,12 @@ async fn write_states(
     progress: &Arc<Progress>,
 ) -> Result<Vec<StatesFile>, BatchError> {
     let mut stream = execute_stream(plan, Arc::clone(task))?;
-    let mut writer = StatesWriter::new(disk, &job.output_folder, &job.run_id, job.view.states_schema());
+    let mut writer = StatesWriter::new(
+        disk,
+        &job.output_folder,
+        &job.run_id,
+        job.view.states_schema(),
+    );
     while let Some(batch) = stream.next().await {
         if progress.cancelled.load(Ordering::Relaxed) {
             return Err(BatchError::Cancelled);
@@ -132,7 +155,13 @@ pub struct StatesWriter<'a> {
 impl<'a> StatesWriter<'a> {
     pub fn new(disk: &'a Arc<dyn Disk>, folder: &str, name: &str, schema: SchemaRef) -> Self {
         let prefix = format!("{folder}/{name}");
-        Self { disk, prefix, schema, open: None, done: Vec::new() }
+        Self {
+            disk,
+            prefix,
+            schema,
+            open: None,
+            done: Vec::new(),
+        }
     }
 
     pub fn write(&mut self, batch: &RecordBatch) -> Result<(), BatchError> {
@@ -150,10 +179,15 @@ impl<'a> StatesWriter<'a> {
         let mut full = false;
         if let Some((_, rows, writer)) = &mut self.open {
             // The plan's field names and nullability may differ from the stored ones.
-            let batch = batch.clone().with_schema(Arc::clone(&self.schema)).or_else(|_| {
-                RecordBatch::try_new(Arc::clone(&self.schema), batch.columns().to_vec())
-            })?;
-            writer.write(&batch).map_err(lambdalake_data::DataError::from)?;
+            let batch = batch
+                .clone()
+                .with_schema(Arc::clone(&self.schema))
+                .or_else(|_| {
+                    RecordBatch::try_new(Arc::clone(&self.schema), batch.columns().to_vec())
+                })?;
+            writer
+                .write(&batch)
+                .map_err(lambdalake_data::DataError::from)?;
             *rows += batch.num_rows() as u64;
             full = writer.bytes_written() + writer.in_progress_size() > STATES_FILE_BYTES;
         }
@@ -162,9 +196,16 @@ impl<'a> StatesWriter<'a> {
 
     fn close(&mut self) -> Result<(), BatchError> {
         if let Some((path, rows, writer)) = self.open.take() {
-            let staged = writer.into_inner().map_err(lambdalake_data::DataError::from)?;
+            let staged = writer
+                .into_inner()
+                .map_err(lambdalake_data::DataError::from)?;
             let (bytes, crc32c) = staged.publish()?;
-            self.done.push(StatesFile { path, rows, bytes, crc32c });
+            self.done.push(StatesFile {
+                path,
+                rows,
+                bytes,
+                crc32c,
+            });
         }
         Ok(())
     }

@@ -54,8 +54,16 @@ mod tests {
     fn a_dropped_view_is_forgotten() {
         let mut schedule = Schedule::default();
         let every = Duration::from_secs(1);
-        assert!(schedule.due(Duration::from_secs(0), [("v", every)]).is_empty());
+        assert!(
+            schedule
+                .due(Duration::from_secs(0), [("v", every)])
+                .is_empty()
+        );
         assert!(schedule.due(Duration::from_secs(9), []).is_empty());
-        assert!(schedule.due(Duration::from_secs(10), [("v", every)]).is_empty());
+        assert!(
+            schedule
+                .due(Duration::from_secs(10), [("v", every)])
+                .is_empty()
+        );
     }
 }

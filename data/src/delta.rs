@@ -151,7 +151,7 @@ impl DeltaMirror {
     }
 
     async fn open(&self, definition: &StreamDefinition) -> Result<DeltaTable> {
-        let store = Arc::new(DiskStore::new(Arc::clone(&self.disk), &self.folder));
+        let store = Arc::new(DiskStore::new(Arc::clone(&self.disk), ""));
         let location = table_url(&self.folder)?;
         let builder = || -> Result<DeltaTableBuilder> {
             Ok(DeltaTableBuilder::from_url(location.clone())?

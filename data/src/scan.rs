@@ -129,7 +129,13 @@ pub fn cast_to(
     let same = |(a, b): (&Arc<arrow::datatypes::Field>, &Arc<arrow::datatypes::Field>)| {
         a.data_type() == b.data_type()
     };
-    if input.schema().fields().iter().zip(schema.fields()).all(same) {
+    if input
+        .schema()
+        .fields()
+        .iter()
+        .zip(schema.fields())
+        .all(same)
+    {
         return Ok(input);
     }
     let exprs = schema.fields().iter().enumerate().map(|(index, field)| {
@@ -138,5 +144,8 @@ pub fn cast_to(
             Arc::new(CastExpr::new(column, field.data_type().clone(), None));
         (expr, field.name().clone())
     });
-    Ok(Arc::new(ProjectionExec::try_new(exprs.collect::<Vec<_>>(), input)?))
+    Ok(Arc::new(ProjectionExec::try_new(
+        exprs.collect::<Vec<_>>(),
+        input,
+    )?))
 }

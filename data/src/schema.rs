@@ -171,7 +171,9 @@ impl StreamDefinition {
 
 /// The Arrow schema of these columns.
 pub fn schema_of(columns: &[Column]) -> SchemaRef {
-    Arc::new(Schema::new(columns.iter().map(Column::to_field).collect::<Fields>()))
+    Arc::new(Schema::new(
+        columns.iter().map(Column::to_field).collect::<Fields>(),
+    ))
 }
 
 /// The columns of a user schema, or which one has a type no stream can hold.

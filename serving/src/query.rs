@@ -13,6 +13,7 @@ use datafusion::catalog::{
     CatalogProvider, MemoryCatalogProvider, MemoryCatalogProviderList, MemorySchemaProvider,
     SchemaProvider, TableProvider,
 };
+use datafusion::common::TableReference;
 use datafusion::datasource::ViewTable;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::context::{SQLOptions, SessionContext};
@@ -20,10 +21,9 @@ use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::object_store::{ObjectStoreRegistry, ObjectStoreUrl};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::{SessionState, SessionStateBuilder, SessionStateDefaults};
-use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::execute_stream;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::prelude::SessionConfig;
-use datafusion::common::TableReference;
 use futures::StreamExt;
 use lambdalake_data::disk::Disk;
 use lambdalake_data::scan::STORE_URL;
@@ -63,7 +63,9 @@ impl ObjectStoreRegistry for OnlyDataRoot {
         if url.scheme() == "lake" && ours.as_str().starts_with(&url[..url::Position::BeforePath]) {
             return Ok(Arc::clone(&self.0));
         }
-        Err(DataFusionError::Plan(format!("{url} is outside the engine's data folder")))
+        Err(DataFusionError::Plan(format!(
+            "{url} is outside the engine's data folder"
+        )))
     }
 }
 
@@ -95,7 +97,9 @@ pub fn session_config(partitions: usize) -> SessionConfig {
     options.execution.parquet.schema_force_view_types = false;
     options.execution.parquet.pushdown_filters = true;
     options.execution.parquet.reorder_filters = true;
-    options.execution.skip_partial_aggregation_probe_ratio_threshold = 1.0;
+    options
+        .execution
+        .skip_partial_aggregation_probe_ratio_threshold = 1.0;
     options.sql_parser.map_string_types_to_utf8view = false;
     config
 }
@@ -156,7 +160,11 @@ impl Queries {
                 while let Some(batch) = stream.next().await {
                     let batch = batch.and_then(|batch| {
                         rows += batch.num_rows() as u64;
-                        if rows > max_rows { Err(over_row_limit(max_rows)) } else { Ok(batch) }
+                        if rows > max_rows {
+                            Err(over_row_limit(max_rows))
+                        } else {
+                            Ok(batch)
+                        }
                     });
                     let failed = batch.is_err();
                     if sender.send(batch).await.is_err() || failed {
@@ -183,7 +191,11 @@ impl Queries {
             }
         });
         let batches = Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&schema), rows));
-        Ok(Answer { schema, batches, stats })
+        Ok(Answer {
+            schema,
+            batches,
+            stats,
+        })
     }
 
     async fn start(
@@ -191,7 +203,10 @@ impl Queries {
         snapshot: &Arc<Snapshot>,
         request: &QueryRequest,
         now_micros: i64,
-    ) -> Result<(datafusion::execution::SendableRecordBatchStream, Arc<QueryStats>)> {
+    ) -> Result<(
+        datafusion::execution::SendableRecordBatchStream,
+        Arc<QueryStats>,
+    )> {
         let dialect = self.base.config().options().sql_parser.dialect;
         let statement = self.base.sql_to_statement(&request.sql, &dialect)?;
         let names = self.base.resolve_table_references(&statement)?;
@@ -248,9 +263,15 @@ fn register(
     stats: &Arc<QueryStats>,
     tables: &MemorySchemaProvider,
 ) -> Result<()> {
-    let Some(name) = plain_name(name) else { return Ok(()) };
+    let Some(name) = plain_name(name) else {
+        return Ok(());
+    };
     let table: Arc<dyn TableProvider> = if let Some(stream) = snapshot.streams.get(name) {
-        Arc::new(StreamTable::new(Arc::clone(stream), layer, Arc::clone(stats)))
+        Arc::new(StreamTable::new(
+            Arc::clone(stream),
+            layer,
+            Arc::clone(stats),
+        ))
     } else if let Some(view) = snapshot.views.get(name) {
         let finished = FinishedTable::new(Arc::clone(view), layer, Arc::clone(stats));
         let plan = view

@@ -119,17 +119,26 @@ impl ViewSnapshot {
     }
 
     pub fn version_files(&self) -> Vec<ScanFile> {
-        self.version.iter().flat_map(|version| scan_files(&version.files)).collect()
+        self.version
+            .iter()
+            .flat_map(|version| scan_files(&version.files))
+            .collect()
     }
 
     pub fn pane_files(&self) -> Vec<ScanFile> {
-        self.panes.iter().flat_map(|pane| scan_files(&pane.files)).collect()
+        self.panes
+            .iter()
+            .flat_map(|pane| scan_files(&pane.files))
+            .collect()
     }
 }
 
 /// States files as the scan takes them.
 pub fn scan_files(files: &[StatesFile]) -> Vec<ScanFile> {
-    let scan = |file: &StatesFile| ScanFile { path: file.path.clone(), bytes: file.bytes };
+    let scan = |file: &StatesFile| ScanFile {
+        path: file.path.clone(),
+        bytes: file.bytes,
+    };
     files.iter().map(scan).collect()
 }
 

@@ -536,14 +536,27 @@ pub fn check_name(name: &str) -> Result<(), EngineError> {
 /// strings or comments. Empty ones are left out.
 pub fn split(script: &str) -> Result<Vec<String>, EngineError> {
     let dialect = GenericDialect {};
-    let tokens = Tokenizer::new(&dialect, script).tokenize().map_err(|error| {
-        EngineError::bad_request("syntax_error", error.message.clone())
-            .at(error.location.line, error.location.column)
-            .because(error)
-    })?;
+    let tokens = Tokenizer::new(&dialect, script)
+        .tokenize()
+        .map_err(|error| {
+            EngineError::bad_request("syntax_error", error.message.clone())
+                .at(error.location.line, error.location.column)
+                .because(error)
+        })?;
     let statements = tokens
         .split(|token| *token == Token::SemiColon)
-        .filter(|tokens| tokens.iter().any(|token| !matches!(token, Token::Whitespace(_))))
-        .map(|tokens| tokens.iter().map(ToString::to_string).collect::<String>().trim().to_owned());
+        .filter(|tokens| {
+            tokens
+                .iter()
+                .any(|token| !matches!(token, Token::Whitespace(_)))
+        })
+        .map(|tokens| {
+            tokens
+                .iter()
+                .map(ToString::to_string)
+                .collect::<String>()
+                .trim()
+                .to_owned()
+        });
     Ok(statements.collect())
 }

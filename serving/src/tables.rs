@@ -21,13 +21,13 @@ use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
 use datafusion::physical_expr::{PhysicalExpr, conjunction};
+use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::filter::FilterExec;
 use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::union::UnionExec;
-use datafusion::physical_plan::ExecutionPlan;
+use lambdalake_data::CutRange;
 use lambdalake_data::scan::{ScanFile, cast_to, in_range, parquet_scan};
 use lambdalake_data::schema::adapt;
-use lambdalake_data::CutRange;
 
 use crate::engine::{Layer, QueryStats};
 use crate::layer_exec::LayerExec;
@@ -47,7 +47,11 @@ pub struct StreamTable {
 
 impl StreamTable {
     pub fn new(stream: Arc<StreamSnapshot>, layer: Layer, stats: Arc<QueryStats>) -> Self {
-        Self { stream, layer, stats }
+        Self {
+            stream,
+            layer,
+            stats,
+        }
     }
 }
 
@@ -109,7 +113,9 @@ impl TableProvider for StreamTable {
 
 fn tail_batches(stream: &StreamSnapshot) -> Result<Vec<RecordBatch>> {
     let chunks = stream.parts.iter().flat_map(|open| open.part.chunks.iter());
-    chunks.map(|chunk| adapt(&chunk.events, &stream.schema).map_err(external)).collect()
+    chunks
+        .map(|chunk| adapt(&chunk.events, &stream.schema).map_err(external))
+        .collect()
 }
 
 /// The filters that can be evaluated on rows of `schema`, as one predicate.
@@ -131,7 +137,9 @@ fn union(
     empty_schema: impl Fn() -> Result<SchemaRef>,
 ) -> Result<Arc<dyn ExecutionPlan>> {
     match inputs.len() {
-        0 => Ok(Arc::new(datafusion::physical_plan::empty::EmptyExec::new(empty_schema()?))),
+        0 => Ok(Arc::new(datafusion::physical_plan::empty::EmptyExec::new(
+            empty_schema()?,
+        ))),
         1 => Ok(inputs.remove(0)),
         _ => UnionExec::try_new(inputs),
     }
@@ -150,7 +158,12 @@ pub struct FinishedTable {
 impl FinishedTable {
     pub fn new(view: Arc<ViewSnapshot>, layer: Layer, stats: Arc<QueryStats>) -> Self {
         let schema = view.view.aggregate_schema();
-        Self { view, schema, layer, stats }
+        Self {
+            view,
+            schema,
+            layer,
+            stats,
+        }
     }
 
     async fn states(
@@ -171,7 +184,10 @@ impl FinishedTable {
                 Some(version) => format!("batch: version {}, cut {}", version.number, version.cut),
                 None => "batch: no version yet".to_owned(),
             };
-            sides.push(Arc::new(LayerExec::new(label, stored(&snapshot.version_files())?)));
+            sides.push(Arc::new(LayerExec::new(
+                label,
+                stored(&snapshot.version_files())?,
+            )));
         }
         if self.layer != Layer::Batch {
             self.stats.count_speed(snapshot.lag_events());
@@ -227,9 +243,21 @@ fn map_gap(
     let folder = stream.definition.master_folder();
     let mut whole = Vec::new();
     let mut partial = Vec::new();
-    for file in stream.state.files.iter().filter(|file| file.range.overlaps(gap)) {
-        let scan = ScanFile { path: format!("{folder}/{}", file.path), bytes: file.bytes };
-        let part = if gap.contains(&file.range) { &mut whole } else { &mut partial };
+    for file in stream
+        .state
+        .files
+        .iter()
+        .filter(|file| file.range.overlaps(gap))
+    {
+        let scan = ScanFile {
+            path: format!("{folder}/{}", file.path),
+            bytes: file.bytes,
+        };
+        let part = if gap.contains(&file.range) {
+            &mut whole
+        } else {
+            &mut partial
+        };
         part.push(scan);
     }
     let mut inputs = Vec::new();
@@ -257,8 +285,15 @@ fn map_files(
         .map(|field| stream.schema.index_of(field.name()))
         .collect::<Result<Vec<_>, _>>()?;
     // The predicate's rows are filtered inside the scan (row filters are on).
-    let scan = parquet_scan(files, &stream.schema, Some(&indices), range, None, partitions)
-        .map_err(external)?;
+    let scan = parquet_scan(
+        files,
+        &stream.schema,
+        Some(&indices),
+        range,
+        None,
+        partitions,
+    )
+    .map_err(external)?;
     let scan = cast_to(scan, &input).map_err(external)?;
     view.map(scan).map_err(external)
 }
@@ -293,19 +328,29 @@ impl TableProvider for FinishedTable {
         filters: &[Expr],
         _limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let keys: Vec<_> =
-            filters.iter().filter_map(|filter| self.view.view.key_filter(filter)).collect();
+        let keys: Vec<_> = filters
+            .iter()
+            .filter_map(|filter| self.view.view.key_filter(filter))
+            .collect();
         let predicate = (!keys.is_empty()).then(|| conjunction(keys));
-        let states = self.states(predicate, state.config().target_partitions()).await?;
+        let states = self
+            .states(predicate, state.config().target_partitions())
+            .await?;
         let finished = self.view.view.finish(states).map_err(external)?;
-        let Some(indices) = projection else { return Ok(finished) };
+        let Some(indices) = projection else {
+            return Ok(finished);
+        };
         let schema = finished.schema();
         let exprs = indices.iter().map(|&index| {
             let name = schema.field(index).name();
-            let column: Arc<dyn PhysicalExpr> =
-                Arc::new(datafusion::physical_expr::expressions::Column::new(name, index));
+            let column: Arc<dyn PhysicalExpr> = Arc::new(
+                datafusion::physical_expr::expressions::Column::new(name, index),
+            );
             (column, name.clone())
         });
-        Ok(Arc::new(ProjectionExec::try_new(exprs.collect::<Vec<_>>(), finished)?))
+        Ok(Arc::new(ProjectionExec::try_new(
+            exprs.collect::<Vec<_>>(),
+            finished,
+        )?))
     }
 }

@@ -41,8 +41,10 @@ impl Mapper {
         events: &[RecordBatch],
     ) -> Result<Vec<RecordBatch>, SpeedError> {
         let schema = view.input_schema();
-        let input =
-            events.iter().map(|batch| adapt(batch, &schema)).collect::<Result<Vec<_>, _>>()?;
+        let input = events
+            .iter()
+            .map(|batch| adapt(batch, &schema))
+            .collect::<Result<Vec<_>, _>>()?;
         let plan = view.combine(view.map(memory(input, &schema)?)?)?;
         self.run(plan).await
     }

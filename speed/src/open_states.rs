@@ -60,15 +60,26 @@ impl OpenStates {
             Arc::clone(views.entry(key.to_owned()).or_default())
         };
         let mut segments = entry.lock().await;
-        let usable = segments.iter().take_while(|segment| segment.end_row <= rows).count();
-        let from = usable.checked_sub(1).map_or(0, |last| segments[last].end_row);
-        let mut states: Vec<RecordBatch> =
-            segments[..usable].iter().flat_map(|segment| segment.states.clone()).collect();
+        let usable = segments
+            .iter()
+            .take_while(|segment| segment.end_row <= rows)
+            .count();
+        let from = usable
+            .checked_sub(1)
+            .map_or(0, |last| segments[last].end_row);
+        let mut states: Vec<RecordBatch> = segments[..usable]
+            .iter()
+            .flat_map(|segment| segment.states.clone())
+            .collect();
         if from < rows {
             let mapped = mapper.map(view, &rows_from(part, from)).await?;
             states.extend(mapped.iter().cloned());
             if usable == segments.len() {
-                segments.push(Segment { end_row: rows, rows: rows - from, states: mapped });
+                segments.push(Segment {
+                    end_row: rows,
+                    rows: rows - from,
+                    states: mapped,
+                });
                 combine_similar(&mut segments, mapper, view).await?;
             }
         }
@@ -83,18 +94,30 @@ impl OpenStates {
             views.get(key).map(Arc::clone)
         };
         match entry {
-            Some(entry) => entry.lock().await.last().map_or(0, |segment| segment.end_row),
+            Some(entry) => entry
+                .lock()
+                .await
+                .last()
+                .map_or(0, |segment| segment.end_row),
             None => 0,
         }
     }
 }
 
 fn check_budget(view: &View, states: &[RecordBatch], budget: usize) -> Result<(), SpeedError> {
-    if !view.aggregates().iter().any(|aggregate| aggregate.data_sized) {
+    if !view
+        .aggregates()
+        .iter()
+        .any(|aggregate| aggregate.data_sized)
+    {
         return Ok(());
     }
     let bytes = states.iter().map(RecordBatch::get_array_memory_size).sum();
-    if bytes > budget { Err(SpeedError::OverBudget { bytes, budget }) } else { Ok(()) }
+    if bytes > budget {
+        Err(SpeedError::OverBudget { bytes, budget })
+    } else {
+        Ok(())
+    }
 }
 
 /// Combines the last segments while the one before is at most twice as large.
@@ -111,7 +134,11 @@ async fn combine_similar(
         let both = [&before.states[..], &last.states[..]].concat();
         let states = mapper.combine(view, both).await?;
         segments.truncate(segments.len() - 2);
-        segments.push(Segment { end_row, rows, states });
+        segments.push(Segment {
+            end_row,
+            rows,
+            states,
+        });
     }
     Ok(())
 }

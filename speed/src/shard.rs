@@ -21,20 +21,30 @@ fn shards_of(
     if definition.shards <= 1 {
         return Ok(None);
     }
-    let key = definition.shard_key.as_deref().and_then(|name| events.column_by_name(name));
+    let key = definition
+        .shard_key
+        .as_deref()
+        .and_then(|name| events.column_by_name(name));
     let Some(key) = key else { return Ok(None) };
     let shard = |text: &[u8]| crc32c::crc32c(text) % definition.shards;
     if key.data_type() == &DataType::Utf8 {
         let texts = key.as_string::<i32>();
         return Ok(Some(
-            texts.iter().map(|text| text.map_or(0, |text| shard(text.as_bytes()))).collect(),
+            texts
+                .iter()
+                .map(|text| text.map_or(0, |text| shard(text.as_bytes())))
+                .collect(),
         ));
     }
     let formatter = ArrayFormatter::try_new(key, &FormatOptions::default())?;
     let rows = 0..key.len();
     Ok(Some(
         rows.map(|row| {
-            if key.is_null(row) { 0 } else { shard(formatter.value(row).to_string().as_bytes()) }
+            if key.is_null(row) {
+                0
+            } else {
+                shard(formatter.value(row).to_string().as_bytes())
+            }
         })
         .collect(),
     ))
@@ -67,5 +77,8 @@ pub fn number_events(
     columns.push(Arc::new(Int64Array::from(offsets)));
     columns.push(Arc::new(ingested.with_timezone("UTC")));
     columns.push(Arc::new(producers));
-    Ok(RecordBatch::try_new(stored_schema(&events.schema()), columns)?)
+    Ok(RecordBatch::try_new(
+        stored_schema(&events.schema()),
+        columns,
+    )?)
 }

@@ -145,15 +145,25 @@ impl StreamWriter {
             end = header.range.to.clone();
             push_chunk(&mut chunks, header.range, events)?;
         }
-        let part =
-            TailPart { number: 0, from: flushed.clone(), chunks: Arc::from(chunks) };
+        let part = TailPart {
+            number: 0,
+            from: flushed.clone(),
+            chunks: Arc::from(chunks),
+        };
         let tail = StreamTail {
             definition: Arc::new(definition),
             parts: vec![(part, Arc::default())],
             end,
             last_ingested_at_micros: last,
         };
-        let writer = Self { tail, log, answered, clock, limits, publish };
+        let writer = Self {
+            tail,
+            log,
+            answered,
+            clock,
+            limits,
+            publish,
+        };
         (writer.publish)(writer.tail.clone());
         Ok(writer)
     }
@@ -181,7 +191,11 @@ impl StreamWriter {
                     end = range.to.clone();
                     definition = next_definition;
                     frames.push(frame);
-                    group.push(Appended { request, range, events });
+                    group.push(Appended {
+                        request,
+                        range,
+                        events,
+                    });
                 }
                 Err(error) => answer(request.reply, Err(error)),
             }
@@ -199,12 +213,17 @@ impl StreamWriter {
 
     /// Answers a request whose idempotency key was stored before; gives back any other.
     fn answer_repeated(&self, request: Request, group: &[Appended]) -> Option<Request> {
-        let Some(key) = &request.idempotency_key else { return Some(request) };
+        let Some(key) = &request.idempotency_key else {
+            return Some(request);
+        };
         if let Some(range) = self.answered.ranges.get(key) {
             answer(request.reply, Ok(range.clone()));
             return None;
         }
-        if group.iter().any(|other| other.request.idempotency_key.as_ref() == Some(key)) {
+        if group
+            .iter()
+            .any(|other| other.request.idempotency_key.as_ref() == Some(key))
+        {
             let busy = self.busy("a request with the same idempotency key is being stored");
             answer(request.reply, Err(busy));
             return None;
@@ -213,10 +232,16 @@ impl StreamWriter {
     }
 
     fn busy(&self, reason: &str) -> SpeedError {
-        SpeedError::Busy { stream: self.tail.definition.name.clone(), reason: reason.to_owned() }
+        SpeedError::Busy {
+            stream: self.tail.definition.name.clone(),
+            reason: reason.to_owned(),
+        }
     }
 
-    #[expect(clippy::type_complexity, reason = "one caller, four results of one step")]
+    #[expect(
+        clippy::type_complexity,
+        reason = "one caller, four results of one step"
+    )]
     fn prepare(
         &self,
         request: &Request,
@@ -226,7 +251,9 @@ impl StreamWriter {
     ) -> Result<(RecordBatch, CutRange, Arc<StreamDefinition>, Vec<u8>), SpeedError> {
         let moved = request.schema_id != definition.schema_id;
         if moved && (request.new_fields || !fits(&request.events, definition)) {
-            return Err(SpeedError::SchemaMoved { stream: definition.name.clone() });
+            return Err(SpeedError::SchemaMoved {
+                stream: definition.name.clone(),
+            });
         }
         let definition = if request.new_fields {
             Arc::new(definition.with_schema(&request.events.schema())?)
@@ -235,8 +262,13 @@ impl StreamWriter {
         };
         let events = adapt(&request.events, &definition.user_schema())?;
         let mut to = end.clone();
-        let events =
-            number_events(&definition, &events, &mut to, now, request.producer.as_deref())?;
+        let events = number_events(
+            &definition,
+            &events,
+            &mut to,
+            now,
+            request.producer.as_deref(),
+        )?;
         let range = CutRange::new(end.clone(), to);
         let frame = Frame {
             header: FrameHeader {
@@ -260,12 +292,21 @@ impl StreamWriter {
         let mut first = Some(error);
         for appended in group {
             let error = match first.take() {
-                Some(source) => SpeedError::Log { stream: stream.clone(), source },
+                Some(source) => SpeedError::Log {
+                    stream: stream.clone(),
+                    source,
+                },
                 None if text.starts_with("no space") => SpeedError::Log {
                     stream: stream.clone(),
-                    source: DataError::DiskFull { operation: "append to", path: "the log".into() },
+                    source: DataError::DiskFull {
+                        operation: "append to",
+                        path: "the log".into(),
+                    },
                 },
-                None => SpeedError::Closed { stream: stream.clone(), reason: text.clone() },
+                None => SpeedError::Closed {
+                    stream: stream.clone(),
+                    reason: text.clone(),
+                },
             };
             answer(appended.request.reply, Err(error));
         }
@@ -346,7 +387,9 @@ impl StreamWriter {
 fn fits(events: &RecordBatch, definition: &StreamDefinition) -> bool {
     let known = definition.user_schema();
     events.schema().fields().iter().all(|field| {
-        known.field_with_name(field.name()).is_ok_and(|k| k.data_type() == field.data_type())
+        known
+            .field_with_name(field.name())
+            .is_ok_and(|k| k.data_type() == field.data_type())
     })
 }
 
@@ -356,7 +399,11 @@ fn push_chunk(
     range: CutRange,
     events: RecordBatch,
 ) -> Result<(), SpeedError> {
-    let mut last = Chunk { range, bytes: events.get_array_memory_size(), events };
+    let mut last = Chunk {
+        range,
+        bytes: events.get_array_memory_size(),
+        events,
+    };
     while let Some(before) = chunks.last() {
         let (old, new) = (before.events.num_rows(), last.events.num_rows());
         let same_schema = before.events.schema() == last.events.schema();
@@ -365,7 +412,11 @@ fn push_chunk(
         }
         let events = concat_batches(&last.events.schema(), [&before.events, &last.events])?;
         let range = CutRange::new(before.range.from.clone(), last.range.to);
-        last = Chunk { range, bytes: events.get_array_memory_size(), events };
+        last = Chunk {
+            range,
+            bytes: events.get_array_memory_size(),
+            events,
+        };
         chunks.pop();
     }
     chunks.push(Arc::new(last));
@@ -373,7 +424,10 @@ fn push_chunk(
 }
 
 /// The client may have gone; its events are stored all the same.
-fn answer(reply: oneshot::Sender<Result<CutRange, SpeedError>>, result: Result<CutRange, SpeedError>) {
+fn answer(
+    reply: oneshot::Sender<Result<CutRange, SpeedError>>,
+    result: Result<CutRange, SpeedError>,
+) {
     if reply.send(result).is_err() {
         tracing::debug!("a producer left before its answer");
     }
@@ -395,39 +449,54 @@ impl WriterHandle {
         let thread = std::thread::Builder::new()
             .name(format!("writer-{stream}"))
             .spawn(move || run(&mut writer, &queue))?;
-        Ok(Self { stream, commands, thread: Some(thread) })
+        Ok(Self {
+            stream,
+            commands,
+            thread: Some(thread),
+        })
     }
 
     /// Queues a request; the answer comes through its `reply`.
     pub fn append(&self, request: Request) -> Result<(), SpeedError> {
-        self.commands.try_send(Command::Append(Box::new(request))).map_err(|error| match error {
-            TrySendError::Full(_) => SpeedError::Busy {
-                stream: self.stream.clone(),
-                reason: "its queue of requests is full".to_owned(),
-            },
-            TrySendError::Disconnected(_) => self.closed(),
-        })
+        self.commands
+            .try_send(Command::Append(Box::new(request)))
+            .map_err(|error| match error {
+                TrySendError::Full(_) => SpeedError::Busy {
+                    stream: self.stream.clone(),
+                    reason: "its queue of requests is full".to_owned(),
+                },
+                TrySendError::Disconnected(_) => self.closed(),
+            })
     }
 
     /// Seals the tail for a flush; see [`StreamWriter::seal`]. Waits for its turn.
     pub fn seal(&self) -> Result<Option<TailPart>, SpeedError> {
         let (reply, sealed) = oneshot::channel();
-        self.commands.send(Command::Seal(reply)).map_err(|_| self.closed())?;
+        self.commands
+            .send(Command::Seal(reply))
+            .map_err(|_| self.closed())?;
         sealed.blocking_recv().map_err(|_| self.closed())
     }
 
     pub fn forget(&self, covered: Cut) -> Result<(), SpeedError> {
-        self.commands.send(Command::Forget(covered)).map_err(|_| self.closed())
+        self.commands
+            .send(Command::Forget(covered))
+            .map_err(|_| self.closed())
     }
 
     /// True while the thread runs.
     pub fn is_alive(&self) -> bool {
-        self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
+        self.thread
+            .as_ref()
+            .is_some_and(|thread| !thread.is_finished())
     }
 
     fn closed(&self) -> SpeedError {
         let reason = "its writer has stopped".to_owned();
-        SpeedError::Closed { stream: self.stream.clone(), reason }
+        SpeedError::Closed {
+            stream: self.stream.clone(),
+            reason,
+        }
     }
 }
 

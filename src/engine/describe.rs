@@ -72,7 +72,10 @@ impl Engine {
 
     pub(super) fn describe_view(&self, view: &ViewSnapshot) -> Value {
         let state = &view.state;
-        let last = self.history.last_of(&state.name).map(|run| self.describe_run(&run));
+        let last = self
+            .history
+            .last_of(&state.name)
+            .map(|run| self.describe_run(&run));
         let offsets = |cut: &lambdalake_data::Cut| -> Vec<u64> {
             (0..cut.shards()).map(|shard| cut.offset(shard)).collect()
         };
@@ -89,7 +92,11 @@ impl Engine {
                 })
             })
             .collect();
-        let gaps: u64 = view.gaps().iter().map(lambdalake_data::CutRange::events).sum();
+        let gaps: u64 = view
+            .gaps()
+            .iter()
+            .map(lambdalake_data::CutRange::events)
+            .sum();
         json!({
             "name": state.name,
             "stream": state.stream,
@@ -124,7 +131,9 @@ impl Engine {
         let mut duration_ms = run.duration_ms;
         if run.status == RunStatus::Running {
             let running = lock(&self.running);
-            let running = running.values().find(|running| running.run_id() == run.run_id);
+            let running = running
+                .values()
+                .find(|running| running.run_id() == run.run_id);
             rows_read = running.map_or(rows_read, |running| running.rows_read());
             duration_ms = ((self.clock.now_micros() - run.started_at_micros).max(0) / 1000) as u64;
         }
@@ -146,7 +155,9 @@ impl Engine {
 
     pub(super) fn describe_health(&self) -> Health {
         let snapshot = self.publisher.snapshot();
-        let mut ready = lock(&self.maintenance).as_ref().is_some_and(|m| m.is_alive());
+        let mut ready = lock(&self.maintenance)
+            .as_ref()
+            .is_some_and(|m| m.is_alive());
         let maintenance = if ready { "running" } else { "stopped" };
         let mut streams = serde_json::Map::new();
         for runtime in self.all_streams() {

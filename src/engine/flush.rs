@@ -44,13 +44,21 @@ impl Engine {
         // A part whose flush failed before is handed out again first; then what came since.
         let mut target: Option<Cut> = None;
         while let Some(part) = stream.writer.seal()? {
-            let end = self.publisher.snapshot().streams.get(name).map(|s| s.end.clone());
+            let end = self
+                .publisher
+                .snapshot()
+                .streams
+                .get(name)
+                .map(|s| s.end.clone());
             self.flush_part(name, &part)?;
             stream.writer.forget(part.end().clone())?;
             if target.is_none() {
                 target = end;
             }
-            if target.as_ref().is_none_or(|target| part.end().covers(target)) {
+            if target
+                .as_ref()
+                .is_none_or(|target| part.end().covers(target))
+            {
                 break;
             }
         }
@@ -63,7 +71,9 @@ impl Engine {
 
     fn flush_part(&self, stream: &str, part: &TailPart) -> anyhow::Result<()> {
         let snapshot = self.publisher.snapshot();
-        let Some(source) = snapshot.streams.get(stream) else { return Ok(()) };
+        let Some(source) = snapshot.streams.get(stream) else {
+            return Ok(());
+        };
         if source.state.cut.covers(part.end()) {
             return Ok(());
         }
@@ -71,7 +81,11 @@ impl Engine {
         let definition = Arc::clone(&source.definition);
         let file = write_part(self.disk.as_ref(), &definition, part, version)?;
         let mut panes = Vec::new();
-        for view in snapshot.views.values().filter(|view| view.state.stream == stream) {
+        for view in snapshot
+            .views
+            .values()
+            .filter(|view| view.state.stream == stream)
+        {
             match self.pane_of(view, part) {
                 Ok(pane) => panes.push((view.state.name.clone(), pane)),
                 Err(error) => tracing::warn!(
@@ -94,7 +108,9 @@ impl Engine {
         panes: Vec<(String, NextPane)>,
     ) -> Result<(), DataError> {
         self.publisher.change(|next| {
-            let Some(state) = next.streams.get_mut(stream) else { return Ok(()) };
+            let Some(state) = next.streams.get_mut(stream) else {
+                return Ok(());
+            };
             let state = Arc::make_mut(state);
             if state.cut != part.from {
                 return Err(DataError::Damaged {
@@ -107,7 +123,9 @@ impl Engine {
             state.definition = definition.clone();
             state.files.extend(file);
             for (name, pane) in panes {
-                let Some(view) = next.views.get_mut(&name) else { continue };
+                let Some(view) = next.views.get_mut(&name) else {
+                    continue;
+                };
                 let view = Arc::make_mut(view);
                 // A recompute may have published since the pane was made: then the panes it
                 // was combined from are gone, and so is its use. The gap is mapped directly.
@@ -118,7 +136,8 @@ impl Engine {
                 if view.incarnation != pane.incarnation || !all_there {
                     continue;
                 }
-                view.panes.retain(|stored| !pane.replaces.contains(&stored.range));
+                view.panes
+                    .retain(|stored| !pane.replaces.contains(&stored.range));
                 view.panes.push(pane.pane);
             }
             Ok(())
@@ -127,7 +146,11 @@ impl Engine {
 
     /// The stored pane of a sealed part, combined with neighbours of similar size.
     fn pane_of(&self, view: &ViewSnapshot, part: &TailPart) -> anyhow::Result<NextPane> {
-        let open = view.stream.parts.iter().find(|open| open.part.number == part.number);
+        let open = view
+            .stream
+            .parts
+            .iter()
+            .find(|open| open.part.number == part.number);
         let open = open.ok_or_else(|| anyhow::anyhow!("the part is not in the snapshot"))?;
         let mut states = self.compute.block_on(open.states.states(view, part))?;
         let rows: usize = states.iter().map(RecordBatch::num_rows).sum();
@@ -137,31 +160,40 @@ impl Engine {
             range.from = first.range.from.clone();
             states = self.combined(view, &replaced, states)?;
         } else if states.len() > 1 || rows > 0 {
-            states = self.compute.block_on(self.mapper.combine(&view.view, states))?;
+            states = self
+                .compute
+                .block_on(self.mapper.combine(&view.view, states))?;
         }
         let folder = view.state.folder();
         let name = format!("pane-{}", uuid::Uuid::new_v4());
-        let mut writer =
-            StatesWriter::new(&self.disk, &folder, &name, view.view.states_schema());
+        let mut writer = StatesWriter::new(&self.disk, &folder, &name, view.view.states_schema());
         for batch in &states {
             writer.write(batch)?;
         }
         let files = writer.finish()?;
         let replaces = replaced.into_iter().map(|pane| pane.range).collect();
         let pane = StoredPane { range, files };
-        Ok(NextPane { incarnation: view.state.incarnation, pane, replaces })
+        Ok(NextPane {
+            incarnation: view.state.incarnation,
+            pane,
+            replaces,
+        })
     }
 
     /// The newest stored panes that are not much larger than what follows them, without gap,
     /// and without crossing the cut of a running batch.
     fn panes_to_combine(&self, view: &ViewSnapshot, part: &TailPart, rows: u64) -> Vec<StoredPane> {
-        let barrier = lock(&self.running).get(&view.state.name).and_then(|run| run.cut());
+        let barrier = lock(&self.running)
+            .get(&view.state.name)
+            .and_then(|run| run.cut());
         let mut taken = Vec::new();
         let mut total = rows.max(1);
         let mut from = part.from.clone();
         for pane in view.panes.iter().rev() {
             let pane_rows: u64 = pane.files.iter().map(|file| file.rows).sum();
-            let crosses = barrier.as_ref().is_some_and(|cut| cut.covers(&pane.range.to));
+            let crosses = barrier
+                .as_ref()
+                .is_some_and(|cut| cut.covers(&pane.range.to));
             if crosses || pane.range.to != from || pane_rows > 2 * total {
                 break;
             }
@@ -178,13 +210,18 @@ impl Engine {
         panes: &[StoredPane],
         newest: Vec<RecordBatch>,
     ) -> anyhow::Result<Vec<RecordBatch>> {
-        let files: Vec<_> = panes.iter().flat_map(|pane| scan_files(&pane.files)).collect();
+        let files: Vec<_> = panes
+            .iter()
+            .flat_map(|pane| scan_files(&pane.files))
+            .collect();
         let schema = view.view.states_schema();
         let scan = parquet_scan(&files, &schema, None, None, None, 1)?;
         let stored = self
             .compute
             .block_on(datafusion::physical_plan::collect(scan, self.mapper.task()))?;
         let all = [stored, newest].concat();
-        Ok(self.compute.block_on(self.mapper.combine(&view.view, all))?)
+        Ok(self
+            .compute
+            .block_on(self.mapper.combine(&view.view, all))?)
     }
 }

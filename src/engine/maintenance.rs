@@ -31,14 +31,16 @@ impl Maintenance {
         let (stop, stopped) = bounded::<()>(0);
         // Weak: the thread must not keep an engine alive that everybody else dropped.
         let engine = Arc::downgrade(engine);
-        let thread = std::thread::Builder::new().name("maintenance".to_owned()).spawn(move || {
-            let mut schedule = Schedule::default();
-            while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(TICK) {
-                if !tick(&engine, &mut schedule) {
-                    return;
+        let thread = std::thread::Builder::new()
+            .name("maintenance".to_owned())
+            .spawn(move || {
+                let mut schedule = Schedule::default();
+                while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(TICK) {
+                    if !tick(&engine, &mut schedule) {
+                        return;
+                    }
                 }
-            }
-        })?;
+            })?;
         Ok(Self { stop, thread })
     }
 
@@ -56,7 +58,9 @@ impl Maintenance {
 }
 
 fn tick(engine: &Weak<Engine>, schedule: &mut Schedule) -> bool {
-    let Some(engine) = engine.upgrade() else { return false };
+    let Some(engine) = engine.upgrade() else {
+        return false;
+    };
     for stream in engine.all_streams() {
         engine.flush_if_due(&stream);
     }
@@ -68,7 +72,9 @@ fn tick(engine: &Weak<Engine>, schedule: &mut Schedule) -> bool {
 impl Engine {
     fn flush_if_due(&self, stream: &StreamRuntime) {
         let snapshot = self.publisher.snapshot();
-        let Some(tail) = snapshot.streams.get(&stream.definition.name) else { return };
+        let Some(tail) = snapshot.streams.get(&stream.definition.name) else {
+            return;
+        };
         let rows = tail.tail_rows() as usize;
         let now = self.clock.monotonic();
         let since = {
@@ -105,7 +111,10 @@ impl Engine {
     fn start_due_recomputes(self: &Arc<Self>, schedule: &mut Schedule) {
         let publication = self.publisher.publication();
         let views = publication.views.iter().filter_map(|(name, view)| {
-            Some((name.as_str(), Duration::from_millis(view.recompute_every_ms?)))
+            Some((
+                name.as_str(),
+                Duration::from_millis(view.recompute_every_ms?),
+            ))
         });
         for view in schedule.due(self.clock.monotonic(), views) {
             match self.start_recompute(&view) {

@@ -24,7 +24,14 @@ const MAX_FIELDS: usize = 2_000;
 /// How often a body is parsed again because another request changed the columns.
 const PARSE_ATTEMPTS: usize = 16;
 /// Names that an auto-created stream takes as its event time, if they are timestamps.
-const EVENT_TIME_NAMES: [&str; 6] = ["ts", "timestamp", "time", "event_time", "@timestamp", "created_at"];
+const EVENT_TIME_NAMES: [&str; 6] = [
+    "ts",
+    "timestamp",
+    "time",
+    "event_time",
+    "@timestamp",
+    "created_at",
+];
 
 pub(super) fn from_data(error: DataError) -> EngineError {
     match error {
@@ -62,9 +69,7 @@ pub(super) fn from_view(error: ViewError) -> EngineError {
 
 pub(super) fn from_speed(error: SpeedError) -> EngineError {
     match error {
-        SpeedError::Busy { .. } => {
-            EngineError::new(ErrorKind::Busy, "busy", error.to_string())
-        }
+        SpeedError::Busy { .. } => EngineError::new(ErrorKind::Busy, "busy", error.to_string()),
         SpeedError::SchemaMoved { .. } => EngineError::new(
             ErrorKind::Busy,
             "schema_moving",
@@ -75,7 +80,11 @@ pub(super) fn from_speed(error: SpeedError) -> EngineError {
         }
         SpeedError::Log { source, .. } => match from_data(source) {
             full if full.code == "disk_full" => full,
-            other => EngineError { kind: ErrorKind::Unavailable, code: "log_failed", ..other },
+            other => EngineError {
+                kind: ErrorKind::Unavailable,
+                code: "log_failed",
+                ..other
+            },
         },
         SpeedError::Data(error) => from_data(error),
         other => EngineError::internal("the events could not be applied").because(other),
@@ -85,7 +94,9 @@ pub(super) fn from_speed(error: SpeedError) -> EngineError {
 fn from_input(error: InputError) -> EngineError {
     let message = error.to_string();
     match error {
-        InputError::TooLarge { .. } => EngineError::new(ErrorKind::TooLarge, "body_too_large", message),
+        InputError::TooLarge { .. } => {
+            EngineError::new(ErrorKind::TooLarge, "body_too_large", message)
+        }
         InputError::UnknownFormat { .. } => EngineError::bad_request("unknown_format", message),
         InputError::Compression { .. } => EngineError::bad_request("invalid_gzip", message),
         InputError::Syntax { line, column, .. } => {
@@ -106,7 +117,10 @@ impl Engine {
         work: impl FnOnce(&Arc<Self>) -> T + Send + 'static,
     ) -> Result<T, EngineError> {
         let engine = Arc::clone(self);
-        self.compute.spawn_blocking(move || work(&engine)).await.map_err(panicked)
+        self.compute
+            .spawn_blocking(move || work(&engine))
+            .await
+            .map_err(panicked)
     }
 
     fn parse(&self, request: &IngestRequest, schema: &SchemaRef) -> Result<Parsed, EngineError> {
@@ -132,7 +146,10 @@ impl Engine {
     }
 
     /// Makes a stream out of a first batch, if the settings allow it.
-    fn auto_create(self: &Arc<Self>, request: &IngestRequest) -> Result<Option<Parsed>, EngineError> {
+    fn auto_create(
+        self: &Arc<Self>,
+        request: &IngestRequest,
+    ) -> Result<Option<Parsed>, EngineError> {
         if !self.settings.auto_create_streams {
             return Err(unknown_stream(&request.stream));
         }
@@ -165,21 +182,29 @@ impl Engine {
     ) -> Result<Option<IngestReply>, EngineError> {
         let known = {
             let snapshot = self.publisher.snapshot();
-            snapshot.streams.get(&request.stream).map(|stream| Arc::clone(&stream.definition))
+            snapshot
+                .streams
+                .get(&request.stream)
+                .map(|stream| Arc::clone(&stream.definition))
         };
         let Some(definition) = known else {
             let request = Arc::clone(request);
-            let parsed = self.off_io(move |engine| engine.auto_create(&request)).await??;
+            let parsed = self
+                .off_io(move |engine| engine.auto_create(&request))
+                .await??;
             return Ok(parsed.map(|parsed| reply_of(parsed, None)));
         };
         let body = Arc::clone(request);
         let schema = definition.user_schema();
-        let parsed = self.off_io(move |engine| engine.parse(&body, &schema)).await??;
+        let parsed = self
+            .off_io(move |engine| engine.parse(&body, &schema))
+            .await??;
         if parsed.batch.num_rows() == 0 {
             return Ok(Some(reply_of(parsed, None)));
         }
-        let runtime =
-            self.stream_runtime(&request.stream).ok_or_else(|| unknown_stream(&request.stream))?;
+        let runtime = self
+            .stream_runtime(&request.stream)
+            .ok_or_else(|| unknown_stream(&request.stream))?;
         let (reply, answered) = tokio::sync::oneshot::channel();
         runtime
             .writer
@@ -196,7 +221,10 @@ impl Engine {
         drop(runtime);
         let answer = answered.await.map_err(|_| {
             let reason = "its writer stopped before it answered".to_owned();
-            from_speed(SpeedError::Closed { stream: request.stream.clone(), reason })
+            from_speed(SpeedError::Closed {
+                stream: request.stream.clone(),
+                reason,
+            })
         })?;
         match answer {
             Ok(range) => Ok(Some(reply_of(parsed, Some(&range)))),
@@ -250,11 +278,15 @@ impl port::Engine for Port {
                 return Ok(reply);
             }
         }
-        Err(from_speed(SpeedError::SchemaMoved { stream: request.stream.clone() }))
+        Err(from_speed(SpeedError::SchemaMoved {
+            stream: request.stream.clone(),
+        }))
     }
 
     async fn create_stream(&self, spec: StreamSpec) -> Result<(), EngineError> {
-        self.0.off_io(move |engine| engine.make_stream(spec)).await?
+        self.0
+            .off_io(move |engine| engine.make_stream(spec))
+            .await?
     }
 
     async fn create_view(&self, spec: ViewSpec) -> Result<(), EngineError> {
@@ -263,8 +295,10 @@ impl port::Engine for Port {
                 let name = spec.name.clone();
                 let created = engine.make_view(spec)?;
                 let snapshot = engine.publisher.snapshot();
-                let has_history =
-                    snapshot.views.get(&name).is_some_and(|view| !view.gaps().is_empty());
+                let has_history = snapshot
+                    .views
+                    .get(&name)
+                    .is_some_and(|view| !view.gaps().is_empty());
                 if created && has_history {
                     // Exact from the first query on either way; this makes it quick.
                     engine.start_recompute(&name)?;
@@ -276,17 +310,25 @@ impl port::Engine for Port {
 
     async fn drop_stream(&self, name: &str, if_exists: bool) -> Result<(), EngineError> {
         let name = name.to_owned();
-        self.0.off_io(move |engine| engine.remove_stream(&name, if_exists)).await?
+        self.0
+            .off_io(move |engine| engine.remove_stream(&name, if_exists))
+            .await?
     }
 
     async fn drop_view(&self, name: &str, if_exists: bool) -> Result<(), EngineError> {
         let name = name.to_owned();
-        self.0.off_io(move |engine| engine.remove_view(&name, if_exists)).await?
+        self.0
+            .off_io(move |engine| engine.remove_view(&name, if_exists))
+            .await?
     }
 
     async fn flush(&self, stream: Option<&str>) -> Result<(), EngineError> {
         let streams = match stream {
-            Some(name) => vec![self.0.stream_runtime(name).ok_or_else(|| unknown_stream(name))?],
+            Some(name) => vec![
+                self.0
+                    .stream_runtime(name)
+                    .ok_or_else(|| unknown_stream(name))?,
+            ],
             None => self.0.all_streams(),
         };
         self.0
@@ -320,7 +362,13 @@ impl port::Engine for Port {
     }
 
     fn runs(&self) -> Vec<Value> {
-        self.0.history.all().iter().rev().map(|run| self.0.describe_run(run)).collect()
+        self.0
+            .history
+            .all()
+            .iter()
+            .rev()
+            .map(|run| self.0.describe_run(run))
+            .collect()
     }
 
     fn run(&self, id: &str) -> Option<Value> {
@@ -329,22 +377,36 @@ impl port::Engine for Port {
 
     fn streams(&self) -> Vec<Value> {
         let snapshot = self.0.publisher.snapshot();
-        snapshot.streams.values().map(|stream| self.0.describe_stream(stream)).collect()
+        snapshot
+            .streams
+            .values()
+            .map(|stream| self.0.describe_stream(stream))
+            .collect()
     }
 
     fn stream(&self, name: &str) -> Option<Value> {
         let snapshot = self.0.publisher.snapshot();
-        snapshot.streams.get(name).map(|stream| self.0.describe_stream(stream))
+        snapshot
+            .streams
+            .get(name)
+            .map(|stream| self.0.describe_stream(stream))
     }
 
     fn views(&self) -> Vec<Value> {
         let snapshot = self.0.publisher.snapshot();
-        snapshot.views.values().map(|view| self.0.describe_view(view)).collect()
+        snapshot
+            .views
+            .values()
+            .map(|view| self.0.describe_view(view))
+            .collect()
     }
 
     fn view(&self, name: &str) -> Option<Value> {
         let snapshot = self.0.publisher.snapshot();
-        snapshot.views.get(name).map(|view| self.0.describe_view(view))
+        snapshot
+            .views
+            .get(name)
+            .map(|view| self.0.describe_view(view))
     }
 
     fn health(&self) -> Health {
@@ -353,6 +415,9 @@ impl port::Engine for Port {
 
     async fn query(&self, request: QueryRequest) -> Result<Answer, EngineError> {
         let snapshot = self.0.publisher.snapshot();
-        self.0.queries.run(snapshot, request, self.0.clock.now_micros()).await
+        self.0
+            .queries
+            .run(snapshot, request, self.0.clock.now_micros())
+            .await
     }
 }

@@ -40,7 +40,9 @@ impl SpeedStates for PartStates {
         part: &TailPart,
     ) -> Result<Vec<arrow::array::RecordBatch>, DataFusionError> {
         let key = view.key();
-        let states = self.open.states(&self.mapper, &key, &view.view, part, self.budget_bytes);
+        let states = self
+            .open
+            .states(&self.mapper, &key, &view.view, part, self.budget_bytes);
         states.await.map_err(|error| match error {
             lambdalake_speed::SpeedError::DataFusion(error) => error,
             over @ lambdalake_speed::SpeedError::OverBudget { .. } => {
@@ -130,7 +132,10 @@ impl Publisher {
         state_budget_bytes: usize,
     ) -> anyhow::Result<Self> {
         let (log, current) = PublicationLog::open(Arc::clone(&disk))?;
-        let mut live = Live { publication: Arc::new(current.clone()), ..Live::default() };
+        let mut live = Live {
+            publication: Arc::new(current.clone()),
+            ..Live::default()
+        };
         for state in current.views.values() {
             let view = Arc::new(compile(state)?);
             if view.definition_hash() == state.definition_hash {
@@ -141,9 +146,13 @@ impl Publisher {
                     "its states are of another engine version; it is answered directly until \
                      the next recompute"
                 );
-                live.unusable.extend(states_files(state).map(|file| file.path.clone()));
+                live.unusable
+                    .extend(states_files(state).map(|file| file.path.clone()));
             }
-            let compiled = Compiled { view, incarnation: state.incarnation };
+            let compiled = Compiled {
+                view,
+                incarnation: state.incarnation,
+            };
             live.compiled.insert(state.name.clone(), compiled);
         }
         let publisher = Self {
@@ -186,7 +195,9 @@ impl Publisher {
 
     /// Makes a compiled view known before the entry that names it is published.
     pub fn add_compiled(&self, name: &str, incarnation: u64, view: Arc<View>) {
-        lock(&self.live).compiled.insert(name.to_owned(), Compiled { view, incarnation });
+        lock(&self.live)
+            .compiled
+            .insert(name.to_owned(), Compiled { view, incarnation });
     }
 
     /// Takes a stream's newest tail; called by its writer after every apply.
@@ -203,11 +214,15 @@ impl Publisher {
     }
 
     fn rebuild(&self, live: &mut Live) {
-        let mut snapshot =
-            Snapshot { publication: live.publication.number, ..Snapshot::default() };
+        let mut snapshot = Snapshot {
+            publication: live.publication.number,
+            ..Snapshot::default()
+        };
         let publication = Arc::clone(&live.publication);
         for (name, state) in &publication.streams {
-            let Some(tail) = live.tails.get(name) else { continue };
+            let Some(tail) = live.tails.get(name) else {
+                continue;
+            };
             let parts = tail
                 .parts
                 .iter()
@@ -222,7 +237,9 @@ impl Publisher {
                 })
                 .collect();
             let folder = self.pin(live, &state.definition.master_folder(), true);
-            let Some(tail) = live.tails.get(name) else { continue };
+            let Some(tail) = live.tails.get(name) else {
+                continue;
+            };
             let stream = StreamSnapshot {
                 schema: stored_schema(&tail.definition.user_schema()),
                 definition: Arc::clone(&tail.definition),
@@ -241,20 +258,33 @@ impl Publisher {
     fn rebuild_views(&self, live: &mut Live, publication: &Publication, snapshot: &mut Snapshot) {
         let mut views = BTreeMap::new();
         for (name, state) in &publication.views {
-            let Some(stream) = snapshot.streams.get(&state.stream) else { continue };
-            let Some(compiled) = live.compiled.get(name) else { continue };
+            let Some(stream) = snapshot.streams.get(&state.stream) else {
+                continue;
+            };
+            let Some(compiled) = live.compiled.get(name) else {
+                continue;
+            };
             if compiled.incarnation != state.incarnation {
                 continue;
             }
             let view = Arc::clone(&compiled.view);
-            let usable = |files: &[StatesFile]| {
-                files.iter().all(|file| !live.unusable.contains(&file.path))
-            };
-            let version = state.version.clone().filter(|version| usable(&version.files));
-            let panes: Vec<_> =
-                state.panes.iter().filter(|pane| usable(&pane.files)).cloned().collect();
+            let usable =
+                |files: &[StatesFile]| files.iter().all(|file| !live.unusable.contains(&file.path));
+            let version = state
+                .version
+                .clone()
+                .filter(|version| usable(&version.files));
+            let panes: Vec<_> = state
+                .panes
+                .iter()
+                .filter(|pane| usable(&pane.files))
+                .cloned()
+                .collect();
             let paths: Vec<String> = states_files(state).map(|file| file.path.clone()).collect();
-            let pins = paths.iter().map(|path| self.pin(live, path, false)).collect();
+            let pins = paths
+                .iter()
+                .map(|path| self.pin(live, path, false))
+                .collect();
             let view = ViewSnapshot {
                 state: Arc::clone(state),
                 view,
@@ -285,12 +315,16 @@ impl Publisher {
         let now = names(&live.publication);
         for path in names(before).difference(&now) {
             if let Some(kept) = live.kept.remove(path) {
-                kept.doomed.store(true, std::sync::atomic::Ordering::Release);
+                kept.doomed
+                    .store(true, std::sync::atomic::Ordering::Release);
             }
         }
         let publication = Arc::clone(&live.publication);
         live.compiled.retain(|name, compiled| {
-            publication.views.get(name).is_none_or(|view| view.incarnation == compiled.incarnation)
+            publication
+                .views
+                .get(name)
+                .is_none_or(|view| view.incarnation == compiled.incarnation)
         });
     }
 
@@ -308,7 +342,9 @@ impl Publisher {
             .values()
             .flat_map(|s| {
                 let folder = s.definition.master_folder();
-                s.files.iter().map(move |file| format!("{folder}/{}", file.path))
+                s.files
+                    .iter()
+                    .map(move |file| format!("{folder}/{}", file.path))
             })
             .collect();
         for info in self.disk.list("streams")? {
@@ -322,8 +358,14 @@ impl Publisher {
 
 /// Every states file and master folder an entry names.
 fn names(publication: &Publication) -> HashSet<String> {
-    let files = publication.views.values().flat_map(|view| states_files(view));
-    let folders = publication.streams.values().map(|stream| stream.definition.master_folder());
+    let files = publication
+        .views
+        .values()
+        .flat_map(|view| states_files(view));
+    let folders = publication
+        .streams
+        .values()
+        .map(|stream| stream.definition.master_folder());
     files.map(|file| file.path.clone()).chain(folders).collect()
 }
 
@@ -334,8 +376,10 @@ pub fn states_files(state: &ViewState) -> impl Iterator<Item = &StatesFile> {
 
 pub fn compile(state: &ViewState) -> anyhow::Result<View> {
     let schema = stored_schema(&schema_of(&state.stream_columns));
-    View::compile(&state.select, &|name| (name == state.stream).then(|| Arc::clone(&schema)))
-        .with_context(|| format!("view {} cannot be compiled any more", state.name))
+    View::compile(&state.select, &|name| {
+        (name == state.stream).then(|| Arc::clone(&schema))
+    })
+    .with_context(|| format!("view {} cannot be compiled any more", state.name))
 }
 
 fn find_unusable(

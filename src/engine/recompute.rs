@@ -59,11 +59,23 @@ impl Engine {
             let mut running = lock(&self.running);
             if let Some(other) = running.get(name) {
                 let message = format!("view {name} is being recomputed by run {}", other.run_id);
-                return Err(EngineError::new(ErrorKind::Conflict, "already_running", message));
+                return Err(EngineError::new(
+                    ErrorKind::Conflict,
+                    "already_running",
+                    message,
+                ));
             }
             let run_id = run_id.clone();
             let progress = Arc::clone(&progress);
-            running.insert(name.to_owned(), Running { run_id, progress, cut: None, ended });
+            running.insert(
+                name.to_owned(),
+                Running {
+                    run_id,
+                    progress,
+                    cut: None,
+                    ended,
+                },
+            );
         }
         let begun = Run {
             run_id: run_id.clone(),
@@ -82,17 +94,19 @@ impl Engine {
         self.history.update(begun.clone());
         let engine = Arc::clone(self);
         let view = name.to_owned();
-        let spawned = std::thread::Builder::new().name("recompute".to_owned()).spawn(move || {
-            let started = engine.clock.monotonic();
-            let mut ended = engine.recompute_now(&view, begun, &progress);
-            ended.duration_ms = (engine.clock.monotonic() - started).as_millis() as u64;
-            ended.rows_read = progress.rows_read.load(Ordering::Relaxed);
-            if let Err(error) = engine.history.end(ended) {
-                tracing::warn!(%error, "the run's history could not be stored");
-            }
-            lock(&engine.running).remove(&view);
-            drop(ending);
-        });
+        let spawned = std::thread::Builder::new()
+            .name("recompute".to_owned())
+            .spawn(move || {
+                let started = engine.clock.monotonic();
+                let mut ended = engine.recompute_now(&view, begun, &progress);
+                ended.duration_ms = (engine.clock.monotonic() - started).as_millis() as u64;
+                ended.rows_read = progress.rows_read.load(Ordering::Relaxed);
+                if let Err(error) = engine.history.end(ended) {
+                    tracing::warn!(%error, "the run's history could not be stored");
+                }
+                lock(&engine.running).remove(&view);
+                drop(ending);
+            });
         if let Err(error) = spawned {
             lock(&self.running).remove(name);
             return Err(EngineError::internal("no thread for the recompute").because(error));
@@ -156,7 +170,12 @@ impl Engine {
             }
             let shown: Vec<String> = found
                 .iter()
-                .map(|d| format!("{} {}: stored {}, recomputed {}", d.key, d.column, d.left, d.right))
+                .map(|d| {
+                    format!(
+                        "{} {}: stored {}, recomputed {}",
+                        d.key, d.column, d.left, d.right
+                    )
+                })
                 .collect();
             anyhow::bail!(
                 "the audit found that the stored states differ from a recompute ({}); nothing was \
@@ -173,7 +192,11 @@ impl Engine {
     fn fix_cut(self: &Arc<Self>, name: &str) -> anyhow::Result<Arc<ViewSnapshot>> {
         let find = || {
             let snapshot = self.publisher.snapshot();
-            snapshot.views.get(name).cloned().ok_or_else(|| anyhow::anyhow!("view {name} is gone"))
+            snapshot
+                .views
+                .get(name)
+                .cloned()
+                .ok_or_else(|| anyhow::anyhow!("view {name} is gone"))
         };
         let stream = find()?.state.stream.clone();
         let runtime = self

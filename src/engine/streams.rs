@@ -20,7 +20,11 @@ use super::{Engine, StreamRuntime, lock};
 const MAX_SHARDS: u32 = 1024;
 
 fn conflict(kind: &str, name: &str) -> EngineError {
-    EngineError::new(ErrorKind::Conflict, "exists", format!("a {kind} named {name} exists already"))
+    EngineError::new(
+        ErrorKind::Conflict,
+        "exists",
+        format!("a {kind} named {name} exists already"),
+    )
 }
 
 impl Engine {
@@ -77,7 +81,10 @@ impl Engine {
         check_column(&spec.fields, spec.shard_key.as_deref(), "shard_key")?;
         if let Some(name) = spec.event_time.as_deref()
             && let Ok(field) = schema.field_with_name(name)
-            && !matches!(field.data_type(), datafusion::arrow::datatypes::DataType::Timestamp(..))
+            && !matches!(
+                field.data_type(),
+                datafusion::arrow::datatypes::DataType::Timestamp(..)
+            )
         {
             let message = format!("event_time column {name} must be a TIMESTAMP");
             return Err(EngineError::bad_request("invalid_option", message));
@@ -141,7 +148,11 @@ impl Engine {
         let snapshot = self.publisher.snapshot();
         let resolve = |name: &str| snapshot.streams.get(name).map(|s| Arc::clone(&s.schema));
         if let Some(view) = snapshot.views.get(&spec.name) {
-            return if spec.if_not_exists { Ok(false) } else { Err(conflict("view", &view.state.name)) };
+            return if spec.if_not_exists {
+                Ok(false)
+            } else {
+                Err(conflict("view", &view.state.name))
+            };
         }
         if let Some(name) = view_read_by(&spec.select, &snapshot) {
             let message = format!(
@@ -231,9 +242,10 @@ impl Engine {
         });
         match removed {
             Err(ChangeError::Unchanged) if if_exists => Ok(()),
-            Err(ChangeError::Unchanged) => {
-                Err(EngineError::not_found("unknown_view", format!("there is no view {name}")))
-            }
+            Err(ChangeError::Unchanged) => Err(EngineError::not_found(
+                "unknown_view",
+                format!("there is no view {name}"),
+            )),
             other => other.map_err(ChangeError::into_engine),
         }
     }
@@ -274,13 +286,13 @@ fn check_column(fields: &[Field], name: Option<&str>, option: &str) -> Result<()
 }
 
 /// A view that the SELECT reads, if any: views over views are not kept.
-fn view_read_by(
-    select: &str,
-    snapshot: &lambdalake_serving::snapshot::Snapshot,
-) -> Option<String> {
+fn view_read_by(select: &str, snapshot: &lambdalake_serving::snapshot::Snapshot) -> Option<String> {
     let state = lambdalake_views::session_state();
     let dialect = state.config().options().sql_parser.dialect;
     let statement = state.sql_to_statement(select, &dialect).ok()?;
     let names = state.resolve_table_references(&statement).ok()?;
-    names.iter().map(|name| name.table().to_owned()).find(|n| snapshot.views.contains_key(n))
+    names
+        .iter()
+        .map(|name| name.table().to_owned())
+        .find(|n| snapshot.views.contains_key(n))
 }
