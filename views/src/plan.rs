@@ -115,8 +115,11 @@ impl Steps {
         } else {
             states
         };
-        let states: Arc<dyn ExecutionPlan> =
-            Arc::new(RelabelExec::try_new(states, self.partial.schema())?);
+        let mut states = RelabelExec::try_new(states, self.partial.schema())?;
+        if self.key_columns == 0 {
+            states = states.row_by_row();
+        }
+        let states: Arc<dyn ExecutionPlan> = Arc::new(states);
         if partitions <= 1 {
             return Ok(states);
         }
