@@ -28,7 +28,7 @@ fn spelled_out(call: &str) -> String {
         return call.to_string();
     }
     let (head, _) = call.split_at(call.len() - 1);
-    let call = if let Some(rest) = head.strip_prefix("any_value") {
+    if let Some(rest) = head.strip_prefix("any_value") {
         format!("first_value{rest} ORDER BY _shard, _offset) IGNORE NULLS")
     } else if head.contains("DISTINCT") {
         let argument = head
@@ -43,8 +43,7 @@ fn spelled_out(call: &str) -> String {
         format!("{head}, _shard, _offset)")
     } else {
         format!("{head} ORDER BY _shard, _offset)")
-    };
-    call
+    }
 }
 
 fn filtered(call: &str) -> String {
@@ -157,4 +156,18 @@ async fn a_derived_table_keeps_the_position() {
         true,
     );
     assert_same(sql, &ours, &theirs, 0.0);
+}
+
+#[tokio::test]
+async fn constant_arguments_may_be_expressions() {
+    let rows = events(11, 200);
+    for sql in [
+        "SELECT percentile_cont(x, 0.5 + 0.25) AS p FROM s",
+        "SELECT g, nth_value(i, 1 + 1 ORDER BY _shard, _offset) AS n FROM s GROUP BY g",
+        "SELECT g, string_agg(s, concat(',', ' ') ORDER BY _shard, _offset) AS l FROM s GROUP BY g",
+        "SELECT date_bin(INTERVAL '2 seconds', ts) AS t, count(*) FROM s GROUP BY t",
+        "SELECT g, count(*) FILTER (WHERE ts > TIMESTAMP '1970-01-01T00:00:03Z') FROM s GROUP BY g",
+    ] {
+        check(sql, &rows, 5, TOLERANCE).await;
+    }
 }

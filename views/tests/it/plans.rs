@@ -169,3 +169,9 @@ async fn combine_and_finish_spill_in_a_small_pool() {
         assert!(n.iter().all(|n| n == Some(2)));
     }
 }
+
+#[test]
+fn a_view_can_be_shared_between_threads() {
+    fn shared<T: Send + Sync>() {}
+    shared::<View>();
+}

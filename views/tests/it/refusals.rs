@@ -77,6 +77,8 @@ fn refusals_have_a_reason_and_a_hint() {
             "SELECT approx_distinct(x) FROM s",
             "approx_distinct of Float64",
         ),
+        ("SELECT nth_value(i, i) FROM s", "nth_value"),
+        ("SELECT approx_percentile_cont(x, 1.5) FROM s", "1.5"),
         ("SELECT count(*)", "without a stream"),
         ("SELECT count(*) FROM nowhere", "nowhere"),
         ("SELECT count(nothing) FROM s", "nothing"),
