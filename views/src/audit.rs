@@ -1,7 +1,7 @@
 //! The audit: do two computations of the same rows agree?
 //!
 //! Rows are compared key by key, each column by its class. Exact columns bit for bit. Floats
-//! within [`TOLERANCE`] of the scale that was computed beside them ([`crate::scale`]), not of
+//! within `TOLERANCE` of the scale that was computed beside them (`scale.rs`), not of
 //! the result: `1e9 - 1e9 + 0.1` may be off by more than itself and still be right. Sketches
 //! must have seen the same number of values between the same extremes, and answer between
 //! them; how far apart two quantiles may be cannot be told from finished rows, so a digest is

@@ -19,11 +19,11 @@
 //! within rounding for floats ([`Class`]). What cannot be split that way is refused by
 //! [`View::compile`] with a reason and a hint; it is never answered approximately in silence.
 //!
-//! How it is done: the SELECT is planned over a placeholder leaf ([`input`]); below the one
-//! Aggregate only projections, filters and the scan are allowed ([`shape`]); aggregates whose
+//! How it is done: the SELECT is planned over a placeholder leaf (`input`); below the one
+//! Aggregate only projections, filters and the scan are allowed (`shape`); aggregates whose
 //! result depends on the order of events get the event's position appended to their ORDER BY
-//! ([`order`]); floats get a hidden scale beside them, for the audit ([`scale`]); the Partial
-//! operator is taken from the physical plan ([`plan`]) and the other two are made from the
+//! (`order`); floats get a hidden scale beside them, for the audit (`scale`); the Partial
+//! operator is taken from the physical plan (`plan`) and the other two are made from the
 //! same expressions.
 //!
 //! This crate plans. It knows no files, no network and no clock; it runs nothing by itself
@@ -33,6 +33,7 @@ mod aggregates;
 mod answer;
 mod audit;
 mod error;
+mod fold;
 mod input;
 mod order;
 mod plan;

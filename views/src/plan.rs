@@ -49,6 +49,13 @@ impl Steps {
             DataFusionError::Internal("the plan has no partial aggregation".to_string())
         })?;
         let operator = aggregate_of(&partial)?;
+        // Some calls are only found impossible when they are about to run; not after CREATE.
+        for call in operator.aggr_expr() {
+            call.create_accumulator()?;
+            if call.groups_accumulator_supported() {
+                call.create_groups_accumulator()?;
+            }
+        }
         let key_columns = operator.group_expr().num_group_exprs();
         let has_grouping_sets = operator.group_expr().has_grouping_set();
         let leaf_schema = find_leaf(&partial).ok_or_else(|| {
@@ -115,8 +122,11 @@ impl Steps {
         } else {
             states
         };
-        let states: Arc<dyn ExecutionPlan> =
-            Arc::new(RelabelExec::try_new(states, self.partial.schema())?);
+        let mut states = RelabelExec::try_new(states, self.partial.schema())?;
+        if self.key_columns == 0 {
+            states = states.row_by_row();
+        }
+        let states: Arc<dyn ExecutionPlan> = Arc::new(states);
         if partitions <= 1 {
             return Ok(states);
         }

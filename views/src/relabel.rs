@@ -38,6 +38,7 @@ pub(crate) fn relabelled(
 pub(crate) struct RelabelExec {
     input: Arc<dyn ExecutionPlan>,
     aggregate_all: bool,
+    row_by_row: bool,
     properties: Arc<PlanProperties>,
 }
 
@@ -66,6 +67,7 @@ impl RelabelExec {
         Ok(Self {
             input,
             aggregate_all: false,
+            row_by_row: false,
             properties: Arc::new(properties),
         })
     }
@@ -75,6 +77,14 @@ impl RelabelExec {
     /// which suits a query but not states that are stored.
     pub(crate) fn aggregating_all(mut self) -> Self {
         self.aggregate_all = true;
+        self
+    }
+
+    /// Gives every row as a batch of its own. Some accumulators (percentile_cont without GROUP
+    /// BY, in DataFusion 55.2) merge the first row of a batch of states and drop the others;
+    /// DataFusion itself never gives them two.
+    pub(crate) fn row_by_row(mut self) -> Self {
+        self.row_by_row = true;
         self
     }
 }
@@ -114,6 +124,7 @@ impl ExecutionPlan for RelabelExec {
         };
         let mut fresh = Self::try_new(input, self.schema())?;
         fresh.aggregate_all = self.aggregate_all;
+        fresh.row_by_row = self.row_by_row;
         Ok(Arc::new(fresh))
     }
 
@@ -132,7 +143,17 @@ impl ExecutionPlan for RelabelExec {
         let width = schema.fields().len();
         let out = Arc::clone(&schema);
         let stream = stream.map(move |batch| relabelled(&batch?, &out, width));
-        Ok(Box::pin(RecordBatchStreamAdapter::new(schema, stream)))
+        if !self.row_by_row {
+            return Ok(Box::pin(RecordBatchStreamAdapter::new(schema, stream)));
+        }
+        let rows = stream.flat_map(|batch| match batch {
+            Ok(batch) => {
+                let rows = (0..batch.num_rows()).map(move |at| Ok(batch.slice(at, 1)));
+                futures::stream::iter(rows).left_stream()
+            }
+            Err(error) => futures::stream::iter([Err(error)]).right_stream(),
+        });
+        Ok(Box::pin(RecordBatchStreamAdapter::new(schema, rows)))
     }
 }
 

@@ -14,6 +14,7 @@ use datafusion::sql::sqlparser::ast;
 use sha2::{Digest, Sha256};
 
 use crate::aggregates::{call_of, check_storable, describe};
+use crate::fold::fold_constants;
 use crate::input::StreamTable;
 use crate::plan::{Steps, check_columns};
 use crate::scale::{HiddenKind, Judge, with_scales};
@@ -63,7 +64,7 @@ impl View {
             .analyzer()
             .execute_and_check(plan, state.config_options(), |_, _| {})
             .map_err(not_understood)?;
-        let found = aggregate_in(&analysed)?;
+        let found = fold_constants(aggregate_in(&analysed)?, &state)?;
         let aggregates = found
             .aggr_expr
             .iter()
@@ -76,7 +77,7 @@ impl View {
                 describe(expr, display, found.input.schema())
             })
             .collect::<Result<Vec<_>, _>>()?;
-        let scaled = with_scales(found, &aggregates, &state)?;
+        let scaled = with_scales(&found, &aggregates, &state)?;
         let steps = Steps::plan(&scaled.aggregate, &state).map_err(not_planned)?;
         check_storable(&steps.states_schema)?;
         let input_schema = input_schema(&steps.leaf_schema, &stream_schema);
