@@ -176,7 +176,7 @@ mod tests {
                 CutRange::new(cut(&[5, 5]), cut(&[7, 5])),
             ]
         );
-        assert_eq!(gaps(&whole, &[whole.clone()]), vec![]);
+        assert_eq!(gaps(&whole, std::slice::from_ref(&whole)), vec![]);
         assert_eq!(gaps(&whole, &[]), vec![whole]);
     }
 

@@ -157,19 +157,19 @@ impl DeltaMirror {
             Ok(DeltaTableBuilder::from_url(location.clone())?
                 .with_storage_backend(Arc::clone(&store) as _, location.clone()))
         };
-        match builder()?.load().await {
-            Ok(table) => Ok(table),
-            Err(DeltaTableError::NotATable(_)) => {
-                let log_store = builder()?.build_storage()?;
-                let schema = kernel_schema(definition)?;
-                Ok(CreateBuilder::new()
-                    .with_log_store(log_store)
-                    .with_table_name(&definition.name)
-                    .with_columns(schema.fields().cloned())
-                    .await?)
-            }
-            Err(error) => Err(error.into()),
+        if !self
+            .disk
+            .list(&format!("{}/_delta_log", self.folder))?
+            .is_empty()
+        {
+            return Ok(builder()?.load().await?);
         }
+        let schema = kernel_schema(definition)?;
+        Ok(CreateBuilder::new()
+            .with_log_store(builder()?.build_storage()?)
+            .with_table_name(&definition.name)
+            .with_columns(schema.fields().cloned())
+            .await?)
     }
 }
 

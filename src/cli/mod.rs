@@ -7,8 +7,8 @@
 //! one file arrive in the order of the file" true.
 
 pub mod args;
-mod chunks;
-mod client;
+pub mod chunks;
+pub mod client;
 mod exit;
 pub mod generate;
 pub mod ingest;
