@@ -238,10 +238,6 @@ impl StreamWriter {
         }
     }
 
-    #[expect(
-        clippy::type_complexity,
-        reason = "one caller, four results of one step"
-    )]
     fn prepare(
         &self,
         request: &Request,

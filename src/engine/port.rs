@@ -100,7 +100,7 @@ fn from_input(error: InputError) -> EngineError {
         InputError::UnknownFormat { .. } => EngineError::bad_request("unknown_format", message),
         InputError::Compression { .. } => EngineError::bad_request("invalid_gzip", message),
         InputError::Syntax { line, column, .. } => {
-            EngineError::bad_request("invalid_json", message).at(line as u64, column as u64)
+            EngineError::bad_request("invalid_json", message).at(line, column)
         }
         other => EngineError::bad_request("invalid_body", message).because(other),
     }
