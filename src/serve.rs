@@ -64,7 +64,7 @@ pub async fn serve_engine(
 }
 
 /// The engine's own words; libraries speak up only when something is wrong.
-const LOG_FILTER: &str = "warn,lambdalake=info,lambdalake_data=info,lambdalake_views=info,\
+const LOG_FILTER: &str = "warn,buoyant_kernel::snapshot::builder=off,lambdalake=info,lambdalake_data=info,lambdalake_views=info,\
                           lambdalake_batch=info,lambdalake_speed=info,lambdalake_serving=info";
 
 /// Logs go to stderr; `RUST_LOG` chooses what, as everywhere in the Rust world.
