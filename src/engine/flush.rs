@@ -12,6 +12,7 @@ use lambdalake_batch::job::StatesWriter;
 use lambdalake_data::master::write_part;
 use lambdalake_data::publication::{MasterFile, StoredPane};
 use lambdalake_data::scan::parquet_scan;
+use lambdalake_data::schema::StreamDefinition;
 use lambdalake_data::tail::TailPart;
 use lambdalake_data::{Cut, CutRange, DataError};
 use lambdalake_serving::snapshot::{ViewSnapshot, scan_files};
@@ -50,7 +51,7 @@ impl Engine {
                 .streams
                 .get(name)
                 .map(|s| s.end.clone());
-            self.flush_part(name, &part)?;
+            self.flush_part(&stream.definition, &part)?;
             stream.writer.forget(part.end().clone())?;
             if target.is_none() {
                 target = end;
@@ -69,11 +70,17 @@ impl Engine {
         Ok(())
     }
 
-    fn flush_part(&self, stream: &str, part: &TailPart) -> anyhow::Result<()> {
+    fn flush_part(&self, of: &StreamDefinition, part: &TailPart) -> anyhow::Result<()> {
+        let stream = &of.name;
         let snapshot = self.publisher.snapshot();
         let Some(source) = snapshot.streams.get(stream) else {
             return Ok(());
         };
+        // Dropped, and another of the same name made meanwhile: its events are not ours.
+        anyhow::ensure!(
+            source.definition.incarnation == of.incarnation,
+            "stream {stream} was dropped"
+        );
         if source.state.cut.covers(part.end()) {
             return Ok(());
         }
@@ -84,7 +91,7 @@ impl Engine {
         for view in snapshot
             .views
             .values()
-            .filter(|view| view.state.stream == stream)
+            .filter(|view| &view.state.stream == stream)
         {
             match self.pane_of(view, part) {
                 Ok(pane) => panes.push((view.state.name.clone(), pane)),
@@ -103,7 +110,7 @@ impl Engine {
         &self,
         stream: &str,
         part: &TailPart,
-        definition: &lambdalake_data::schema::StreamDefinition,
+        definition: &StreamDefinition,
         file: Option<MasterFile>,
         panes: Vec<(String, NextPane)>,
     ) -> Result<(), DataError> {
@@ -112,6 +119,9 @@ impl Engine {
                 return Ok(());
             };
             let state = Arc::make_mut(state);
+            if state.definition.incarnation != definition.incarnation {
+                return Ok(());
+            }
             if state.cut != part.from {
                 return Err(DataError::Damaged {
                     path: definition.master_folder().into(),

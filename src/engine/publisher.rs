@@ -14,7 +14,7 @@ use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use datafusion::error::DataFusionError;
 use lambdalake_data::publication::{Publication, PublicationLog, StatesFile, ViewState};
-use lambdalake_data::schema::{schema_of, stored_schema};
+use lambdalake_data::schema::{StreamDefinition, schema_of, stored_schema};
 use lambdalake_data::tail::TailPart;
 use lambdalake_data::{Disk, disk};
 use lambdalake_serving::snapshot::{
@@ -99,6 +99,7 @@ struct Compiled {
 #[derive(Default)]
 struct Live {
     publication: Arc<Publication>,
+    /// By master folder, which tells a stream from a dropped one of the same name.
     tails: HashMap<String, StreamTail>,
     compiled: HashMap<String, Compiled>,
     kept: HashMap<String, Arc<Kept>>,
@@ -203,13 +204,13 @@ impl Publisher {
     /// Takes a stream's newest tail; called by its writer after every apply.
     pub fn set_tail(&self, tail: StreamTail) {
         let mut live = lock(&self.live);
-        live.tails.insert(tail.definition.name.clone(), tail);
+        live.tails.insert(tail.definition.master_folder(), tail);
         self.rebuild(&mut live);
     }
 
-    pub fn remove_tail(&self, stream: &str) {
+    pub fn remove_tail(&self, definition: &StreamDefinition) {
         let mut live = lock(&self.live);
-        live.tails.remove(stream);
+        live.tails.remove(&definition.master_folder());
         self.rebuild(&mut live);
     }
 
@@ -220,7 +221,7 @@ impl Publisher {
         };
         let publication = Arc::clone(&live.publication);
         for (name, state) in &publication.streams {
-            let Some(tail) = live.tails.get(name) else {
+            let Some(tail) = live.tails.get(&state.definition.master_folder()) else {
                 continue;
             };
             let parts = tail
@@ -237,7 +238,7 @@ impl Publisher {
                 })
                 .collect();
             let folder = self.pin(live, &state.definition.master_folder(), true);
-            let Some(tail) = live.tails.get(name) else {
+            let Some(tail) = live.tails.get(&state.definition.master_folder()) else {
                 continue;
             };
             let stream = StreamSnapshot {
@@ -328,28 +329,34 @@ impl Publisher {
         });
     }
 
-    /// Removes what a crash left behind: files that the newest entry does not name.
+    /// Removes what a crash left behind: files that the newest entry does not name, and the
+    /// folders of dropped streams.
     pub fn remove_orphans(&self) -> anyhow::Result<()> {
         let publication = self.publication();
         let named = names(&publication);
-        for info in self.disk.list("views")? {
-            if !named.contains(&info.path) {
-                self.disk.remove(&info.path)?;
-            }
-        }
-        let master: HashSet<String> = publication
-            .streams
-            .values()
-            .flat_map(|s| {
-                let folder = s.definition.master_folder();
-                s.files
+        let mut master = HashSet::new();
+        let mut folders = HashSet::new();
+        for stream in publication.streams.values() {
+            let folder = stream.definition.master_folder();
+            master.extend(
+                stream
+                    .files
                     .iter()
-                    .map(move |file| format!("{folder}/{}", file.path))
-            })
-            .collect();
-        for info in self.disk.list("streams")? {
-            if !info.path.contains("/_delta_log/") && !master.contains(&info.path) {
-                self.disk.remove(&info.path)?;
+                    .map(|file| format!("{folder}/{}", file.path)),
+            );
+            folders.extend([folder, stream.definition.log_folder()]);
+        }
+        let is_kept = |path: &str| {
+            let folder = path.splitn(3, '/').take(2).collect::<Vec<_>>().join("/");
+            let is_data = path.ends_with(".parquet") && !path.contains("/_delta_log/");
+            folders.contains(&folder) && (!is_data || master.contains(path))
+        };
+        for root in ["views", "streams", "log"] {
+            for info in self.disk.list(root)? {
+                if !named.contains(&info.path) && !is_kept(&info.path) {
+                    tracing::info!(path = info.path, "removing a file that nothing names");
+                    self.disk.remove(&info.path)?;
+                }
             }
         }
         Ok(())

@@ -226,8 +226,8 @@ impl Engine {
             Err(error) => return Err(error.into_engine()),
         }
         let runtime = lock(&self.streams).remove(name);
-        self.publisher.remove_tail(name);
         if let Some(runtime) = runtime {
+            self.publisher.remove_tail(&runtime.definition);
             let log = runtime.definition.log_folder();
             drop(runtime);
             self.disk.remove_folder(&log).map_err(from_data)?;
