@@ -7,4 +7,5 @@ mod it {
     mod input_real_data;
     mod input_support;
     mod input_types;
+    mod storage;
 }

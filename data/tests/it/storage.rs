@@ -1,0 +1,243 @@
+//! The log, the disk, the publication log and the Delta mirror, on a real folder.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, Int32Array, Int64Array, RecordBatch, StringArray};
+use arrow::array::TimestampMicrosecondArray;
+use lambdalake_data::delta::DeltaMirror;
+use lambdalake_data::log::{Frame, FrameHeader, Log};
+use lambdalake_data::master::write_part;
+use lambdalake_data::publication::{Publication, PublicationLog, StreamState};
+use lambdalake_data::schema::{Column, ColumnType, StreamDefinition};
+use lambdalake_data::tail::{Chunk, TailPart};
+use lambdalake_data::{Cut, CutRange, DataError, Disk, RealDisk};
+
+fn definition() -> StreamDefinition {
+    StreamDefinition {
+        name: "s".to_owned(),
+        incarnation: 1,
+        schema_id: 1,
+        columns: vec![Column {
+            name: "x".to_owned(),
+            column_type: ColumnType::Int64,
+            nullable: true,
+        }],
+        event_time: None,
+        shard_key: None,
+        shards: 1,
+    }
+}
+
+fn cut(offset: u64) -> Cut {
+    let mut cut = Cut::start(1);
+    cut.set_offset(0, offset);
+    cut
+}
+
+/// Events `from..to` of shard 0; the value of each is its offset.
+fn events(from: u64, to: u64) -> RecordBatch {
+    let offsets: Vec<i64> = (from as i64..to as i64).collect();
+    let rows = offsets.len();
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(Int64Array::from(offsets.clone())),
+        Arc::new(Int32Array::from(vec![0; rows])),
+        Arc::new(Int64Array::from(offsets)),
+        Arc::new(TimestampMicrosecondArray::from(vec![7; rows]).with_timezone("UTC")),
+        Arc::new(StringArray::from(vec![None::<&str>; rows])),
+    ];
+    RecordBatch::try_new(definition().stored_schema(), columns).unwrap()
+}
+
+fn frame(group: u64, from: u64, to: u64) -> Vec<u8> {
+    let header = FrameHeader {
+        group,
+        request_id: format!("r{from}"),
+        ingested_at_micros: 7,
+        schema_id: 1,
+        new_columns: None,
+        range: CutRange::new(cut(from), cut(to)),
+        idempotency_key: None,
+    };
+    Frame { header, events: events(from, to) }.encode().unwrap()
+}
+
+type Replayed = Vec<(u64, u64, Option<RecordBatch>)>;
+
+fn open(disk: &Arc<RealDisk>, covered: u64) -> (Result<Log, DataError>, Replayed) {
+    let mut replayed = Vec::new();
+    let log = Log::open(Arc::clone(disk) as _, "log/s-1", 1 << 20, &cut(covered), &mut |h, e| {
+        replayed.push((h.range.from.offset(0), h.range.to.offset(0), e));
+        Ok(())
+    });
+    (log, replayed)
+}
+
+fn append(log: &mut Log, ranges: &[(u64, u64)]) {
+    let group = log.next_group();
+    let frames: Vec<_> = ranges.iter().map(|&(from, to)| frame(group, from, to)).collect();
+    log.append(&frames, &cut(ranges.last().unwrap().1)).unwrap();
+}
+
+fn segment(disk: &RealDisk) -> std::path::PathBuf {
+    let newest = disk.list("log/s-1").unwrap().pop().unwrap();
+    disk.root().join(newest.path)
+}
+
+#[test]
+fn what_was_appended_is_replayed_and_covered_frames_come_without_events() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = RealDisk::open(folder.path()).unwrap();
+    let mut log = open(&disk, 0).0.unwrap();
+    append(&mut log, &[(0, 3), (3, 5)]);
+    append(&mut log, &[(5, 6)]);
+    drop(log);
+    let (_, replayed) = open(&disk, 3);
+    let ranges: Vec<_> = replayed.iter().map(|(from, to, _)| (*from, *to)).collect();
+    assert_eq!(ranges, [(0, 3), (3, 5), (5, 6)]);
+    assert!(replayed[0].2.is_none());
+    assert_eq!(replayed[1].2.as_ref().unwrap(), &events(3, 5));
+}
+
+#[test]
+fn a_torn_tail_is_cut_at_every_byte_and_the_log_goes_on() {
+    let whole = frame(2, 3, 4);
+    for kept in (0..whole.len()).step_by(37) {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = RealDisk::open(folder.path()).unwrap();
+        let mut log = open(&disk, 0).0.unwrap();
+        append(&mut log, &[(0, 3)]);
+        drop(log);
+        let path = segment(&disk);
+        let mut bytes = std::fs::read(&path).unwrap();
+        let good = bytes.len();
+        bytes.extend_from_slice(&whole[..kept]);
+        std::fs::write(&path, &bytes).unwrap();
+        let (log, replayed) = open(&disk, 0);
+        assert_eq!(replayed.len(), 1, "torn after {kept} bytes");
+        assert_eq!(std::fs::read(&path).unwrap().len(), good);
+        append(&mut log.unwrap(), &[(3, 4)]);
+        assert_eq!(open(&disk, 0).1.len(), 2);
+    }
+}
+
+#[test]
+fn damage_before_acknowledged_frames_is_an_error_that_names_the_segment() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = RealDisk::open(folder.path()).unwrap();
+    let mut log = open(&disk, 0).0.unwrap();
+    for from in 0..4 {
+        append(&mut log, &[(from, from + 1)]);
+    }
+    drop(log);
+    let path = segment(&disk);
+    let mut bytes = std::fs::read(&path).unwrap();
+    let middle = bytes.len() / 3;
+    bytes[middle] ^= 0xff;
+    std::fs::write(&path, &bytes).unwrap();
+    let error = open(&disk, 0).0.err().expect("damage is found");
+    assert!(matches!(error, DataError::Damaged { .. }), "{error}");
+    assert!(error.to_string().contains("log/s-1/00000000000000000001"), "{error}");
+}
+
+#[test]
+fn segments_are_forgotten_only_when_they_are_covered() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = RealDisk::open(folder.path()).unwrap();
+    let mut log = Log::open(Arc::clone(&disk) as _, "log/s-1", 1, &cut(0), &mut |_, _| Ok(()))
+        .unwrap();
+    for from in 0..4 {
+        append(&mut log, &[(from, from + 1)]);
+    }
+    log.forget(&cut(2)).unwrap();
+    drop(log);
+    let replayed = open(&disk, 0).1;
+    let first = replayed.first().unwrap().0;
+    assert!(first == 2, "kept from {first}");
+}
+
+#[test]
+fn a_second_owner_of_the_folder_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let _first = RealDisk::open(folder.path()).unwrap();
+    let second = RealDisk::open(folder.path()).unwrap_err();
+    assert!(matches!(second, DataError::Locked { .. }), "{second}");
+}
+
+#[test]
+fn a_shared_file_is_never_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = RealDisk::open(folder.path()).unwrap();
+    disk.put_if_absent("views/a", b"one").unwrap();
+    let error = disk.put_if_absent("views/a", b"two").unwrap_err();
+    assert!(matches!(error, DataError::Exists { .. }), "{error}");
+    assert_eq!(disk.read("views/a").unwrap().unwrap().as_ref(), b"one");
+    assert!(disk.list("staging").unwrap().is_empty());
+}
+
+#[test]
+fn a_damaged_publication_is_named_and_not_served() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = RealDisk::open(folder.path()).unwrap();
+    let (log, first) = PublicationLog::open(Arc::clone(&disk) as _).unwrap();
+    assert_eq!(first, Publication::default());
+    log.publish(&Publication { number: 1, ..Publication::default() }).unwrap();
+    assert!(matches!(
+        log.publish(&Publication { number: 1, ..Publication::default() }),
+        Err(DataError::Exists { .. })
+    ));
+    assert_eq!(PublicationLog::open(Arc::clone(&disk) as _).unwrap().1.number, 1);
+    let path = disk.root().join("publications/00000000000000000001");
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, text.replace("\"number\":1", "\"number\":2")).unwrap();
+    let error = PublicationLog::open(Arc::clone(&disk) as _).unwrap_err();
+    assert!(error.to_string().contains("checksum"), "{error}");
+}
+
+#[test]
+fn delta_is_rolled_forward_once_whatever_was_missed() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = RealDisk::open(folder.path()).unwrap();
+    let shared: Arc<dyn Disk> = Arc::clone(&disk) as _;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let mut state = StreamState {
+        definition: definition(),
+        master_version: 0,
+        cut: cut(0),
+        files: Vec::new(),
+        created_at_micros: 0,
+    };
+    let mut mirror = DeltaMirror::new(Arc::clone(&shared), &definition());
+    for (version, skip) in [(1, false), (2, true), (3, false), (4, false)] {
+        let (from, to) = (state.cut.offset(0), state.cut.offset(0) + 10);
+        let range = CutRange::new(cut(from), cut(to));
+        let chunk = Chunk { range, events: events(from, to), bytes: 0 };
+        let part =
+            TailPart { number: 0, from: cut(from), chunks: Arc::from(vec![Arc::new(chunk)]) };
+        let file = write_part(shared.as_ref(), &definition(), &part, version).unwrap();
+        state.files.extend(file);
+        state.master_version = version;
+        state.cut = cut(to);
+        if skip {
+            // As after a crash: a fresh handle that has to find out how far Delta is.
+            mirror = DeltaMirror::new(Arc::clone(&shared), &definition());
+            continue;
+        }
+        runtime.block_on(mirror.roll_forward(&state)).unwrap();
+        runtime.block_on(mirror.roll_forward(&state)).unwrap();
+    }
+    let log = disk.root().join("streams/s-1/_delta_log");
+    let mut added = Vec::new();
+    for entry in std::fs::read_dir(log).unwrap() {
+        let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
+        for line in text.lines() {
+            let action: serde_json::Value = serde_json::from_str(line).unwrap();
+            if let Some(path) = action["add"]["path"].as_str() {
+                added.push(path.to_owned());
+            }
+        }
+    }
+    added.sort();
+    let mut published: Vec<_> = state.files.iter().map(|file| file.path.clone()).collect();
+    published.sort();
+    assert_eq!(added, published);
+}
