@@ -57,7 +57,8 @@ pub fn cell(column: &str, value: &Value) -> String {
             Some(Value::String(status)) => status.clone(),
             _ => value.to_string(),
         },
-        Value::Array(items) if column == "shards" => items.len().to_string(),
+        // Shards, panes: how many there are says enough in a table.
+        Value::Array(items) => items.len().to_string(),
         other => other.to_string(),
     }
 }
