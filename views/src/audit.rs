@@ -280,7 +280,9 @@ impl Pair<'_> {
     fn identical(&self, column: usize) -> bool {
         let a = self.left.rows.column(column).slice(self.l, 1);
         let b = self.right.rows.column(column).slice(self.r, 1);
-        a == b || matches!(self.values(column), (Some(a), Some(b)) if a.is_nan() && b.is_nan())
+        // Of 0.0 and -0.0, min and max keep whichever they met first: no order is wrong.
+        let alike = |a: f64, b: f64| (a.is_nan() && b.is_nan()) || (a == 0.0 && b == 0.0);
+        a == b || matches!(self.values(column), (Some(a), Some(b)) if alike(a, b))
     }
 
     fn within(&self, column: usize, scale: f64) -> bool {

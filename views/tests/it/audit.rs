@@ -20,6 +20,18 @@ async fn two_splits_of_the_same_events_agree() {
     }
 }
 
+#[test]
+fn the_sign_of_a_zero_is_no_difference() {
+    let view = compile("SELECT min(x) AS a FROM s");
+    let row = |value: f64| {
+        let column: ArrayRef = Arc::new(Float64Array::from(vec![value]));
+        vec![RecordBatch::try_new(view.aggregate_schema(), vec![column]).unwrap()]
+    };
+    assert_eq!(differences(&view, &row(0.0), &row(-0.0), 10).unwrap(), []);
+    let found = differences(&view, &row(0.0), &row(f64::MIN_POSITIVE), 10).unwrap();
+    assert_eq!(found.len(), 1);
+}
+
 #[tokio::test]
 async fn a_lost_event_is_found() {
     let rows = events(6, 400);
