@@ -20,6 +20,7 @@ mod streams;
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -49,6 +50,8 @@ struct StreamRuntime {
     flush: Mutex<DeltaMirror>,
     /// When the maintenance thread first saw the tail it holds now.
     waiting_since: Mutex<Option<Duration>>,
+    /// Delta may lack what is published: after a start, and after a failed commit.
+    mirror_is_behind: AtomicBool,
     /// The last flush or Delta commit failed with this; cleared by the next success.
     trouble: Mutex<Option<String>>,
 }

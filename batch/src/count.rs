@@ -1,17 +1,19 @@
-//! A pass-through plan node that counts rows, so that a run can tell its progress.
+//! A pass-through plan node that counts rows, so that a run can tell its progress, and
+//! that ends the run when it is cancelled.
 
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::error::Result;
+use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
 use futures::StreamExt;
 
+use crate::error::BatchError;
 use crate::job::Progress;
 
 #[derive(Debug)]
@@ -68,16 +70,16 @@ impl ExecutionPlan for CountExec {
         context: Arc<TaskContext>,
     ) -> Result<SendableRecordBatchStream> {
         let progress = Arc::clone(&self.progress);
-        let stream = self
-            .input
-            .execute(partition, context)?
-            .inspect(move |batch| {
-                if let Ok(batch) = batch {
-                    progress
-                        .rows_read
-                        .fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
-                }
-            });
+        let stream = self.input.execute(partition, context)?.map(move |batch| {
+            let batch = batch?;
+            if progress.cancelled.load(Ordering::Relaxed) {
+                return Err(DataFusionError::External(Box::new(BatchError::Cancelled)));
+            }
+            progress
+                .rows_read
+                .fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
+            Ok(batch)
+        });
         Ok(Box::pin(RecordBatchStreamAdapter::new(
             self.schema(),
             stream,

@@ -76,6 +76,11 @@ impl History {
         self.lock().insert(run.run_id.clone(), run);
     }
 
+    /// Takes back a run that could not begin.
+    pub fn forget(&self, run_id: &str) {
+        self.lock().remove(run_id);
+    }
+
     /// Records a run's end, durably.
     pub fn end(&self, run: Run) -> Result<(), DataError> {
         let text = serde_json::to_vec(&run)?;

@@ -212,6 +212,17 @@ impl<'a> StatesWriter<'a> {
 
     pub fn finish(mut self) -> Result<Vec<StatesFile>, BatchError> {
         self.close()?;
-        Ok(self.done)
+        Ok(std::mem::take(&mut self.done))
+    }
+}
+
+impl Drop for StatesWriter<'_> {
+    /// Files of a writer that was not finished are named by nobody.
+    fn drop(&mut self) {
+        for file in &self.done {
+            if let Err(error) = self.disk.remove(&file.path) {
+                tracing::warn!(path = file.path, %error, "left behind; the next start removes it");
+            }
+        }
     }
 }

@@ -3,32 +3,41 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-/// When each scheduled view was last started.
+/// When each scheduled view is due next, on the clock's monotonic time.
 #[derive(Debug, Default)]
 pub struct Schedule {
-    started: HashMap<String, Duration>,
+    due_at: HashMap<String, Duration>,
+}
+
+/// A view with an interval.
+#[derive(Debug, Clone)]
+pub struct Scheduled<'a> {
+    pub view: &'a str,
+    pub every: Duration,
+    /// Time since its version, or since it was made: a restart does not begin the interval
+    /// anew.
+    pub age: Duration,
 }
 
 impl Schedule {
-    /// The views whose interval has passed at `now`, and notes them as started. A view seen
-    /// for the first time is due one interval later. Times are the clock's monotonic ones.
+    /// The views that are due at `now`; each is due again one interval later.
     pub fn due<'a>(
         &mut self,
         now: Duration,
-        views: impl IntoIterator<Item = (&'a str, Duration)>,
+        views: impl IntoIterator<Item = Scheduled<'a>>,
     ) -> Vec<String> {
         let mut due = Vec::new();
-        let mut seen = HashMap::new();
-        for (view, every) in views {
-            let last = *self.started.get(view).unwrap_or(&now);
-            if now.saturating_sub(last) >= every && self.started.contains_key(view) {
+        let mut due_at = HashMap::new();
+        for Scheduled { view, every, age } in views {
+            let known = self.due_at.get(view).copied();
+            let mut next = known.unwrap_or_else(|| now + every.saturating_sub(age));
+            if now >= next {
                 due.push(view.to_owned());
-                seen.insert(view.to_owned(), now);
-            } else {
-                seen.insert(view.to_owned(), last);
+                next = now + every;
             }
+            due_at.insert(view.to_owned(), next);
         }
-        self.started = seen;
+        self.due_at = due_at;
         due
     }
 }
@@ -37,11 +46,19 @@ impl Schedule {
 mod tests {
     use super::*;
 
+    fn every_10(age: u64) -> [Scheduled<'static>; 1] {
+        let (every, age) = (Duration::from_secs(10), Duration::from_secs(age));
+        [Scheduled {
+            view: "v",
+            every,
+            age,
+        }]
+    }
+
     #[test]
     fn a_view_is_due_once_per_interval() {
         let mut schedule = Schedule::default();
-        let every = Duration::from_secs(10);
-        let mut at = |seconds| schedule.due(Duration::from_secs(seconds), [("v", every)]);
+        let mut at = |seconds| schedule.due(Duration::from_secs(seconds), every_10(0));
         assert!(at(5).is_empty());
         assert!(at(14).is_empty());
         assert_eq!(at(15), ["v"]);
@@ -51,18 +68,21 @@ mod tests {
     }
 
     #[test]
+    fn a_restart_goes_on_with_the_interval() {
+        let mut schedule = Schedule::default();
+        assert!(schedule.due(Duration::from_secs(1), every_10(8)).is_empty());
+        assert_eq!(schedule.due(Duration::from_secs(3), every_10(10)), ["v"]);
+        assert_eq!(Schedule::default().due(Duration::ZERO, every_10(99)), ["v"]);
+    }
+
+    #[test]
     fn a_dropped_view_is_forgotten() {
         let mut schedule = Schedule::default();
-        let every = Duration::from_secs(1);
+        assert!(schedule.due(Duration::ZERO, every_10(0)).is_empty());
+        assert!(schedule.due(Duration::from_secs(20), []).is_empty());
         assert!(
             schedule
-                .due(Duration::from_secs(0), [("v", every)])
-                .is_empty()
-        );
-        assert!(schedule.due(Duration::from_secs(9), []).is_empty());
-        assert!(
-            schedule
-                .due(Duration::from_secs(10), [("v", every)])
+                .due(Duration::from_secs(21), every_10(0))
                 .is_empty()
         );
     }

@@ -5,7 +5,7 @@
 //! is opened again, asked how far it is, and rolled forward: a file is never added twice
 //! and never left out.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use deltalake::kernel::engine::arrow_conversion::TryIntoKernel;
@@ -19,7 +19,7 @@ use url::Url;
 use crate::disk::Disk;
 use crate::error::Result;
 use crate::publication::StreamState;
-use crate::schema::StreamDefinition;
+use crate::schema::{Column, ColumnType, StreamDefinition};
 use crate::store::DiskStore;
 
 /// The application id of the engine's transactions in the Delta log.
@@ -39,21 +39,27 @@ pub struct DeltaMirror {
 }
 
 /// Why a stream has no Delta table: a column name that Delta cannot carry.
+/// Delta tells columns apart without regard to case.
 pub fn refused_column(definition: &StreamDefinition) -> Option<String> {
-    fn refused(columns: &[crate::schema::Column]) -> Option<String> {
+    fn refused(columns: &[Column]) -> Option<String> {
+        let mut seen = HashSet::new();
         columns.iter().find_map(|column| {
-            if column.name.is_empty() || column.name.contains(REFUSED_IN_NAMES) {
-                return Some(column.name.clone());
-            }
-            match &column.column_type {
-                crate::schema::ColumnType::Object(inner) => refused(inner),
-                crate::schema::ColumnType::List(item) => match &item.column_type {
-                    crate::schema::ColumnType::Object(inner) => refused(inner),
-                    _ => None,
-                },
-                _ => None,
+            let is_refused = column.name.is_empty()
+                || column.name.contains(REFUSED_IN_NAMES)
+                || !seen.insert(column.name.to_lowercase());
+            if is_refused {
+                Some(column.name.clone())
+            } else {
+                refused_inside(&column.column_type)
             }
         })
+    }
+    fn refused_inside(column_type: &ColumnType) -> Option<String> {
+        match column_type {
+            ColumnType::Object(columns) => refused(columns),
+            ColumnType::List(item) => refused_inside(&item.column_type),
+            _ => None,
+        }
     }
     refused(&definition.columns)
 }

@@ -8,12 +8,13 @@
 //!
 //! Paths are relative to the data root, with `/` between parts.
 
+use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 
@@ -58,6 +59,8 @@ pub trait Disk: Send + Sync + std::fmt::Debug {
     /// All files below the folder, at any depth, ordered by path. Empty if it is absent.
     fn list(&self, folder: &str) -> Result<Vec<FileInfo>>;
     fn remove(&self, path: &str) -> Result<()>;
+    /// Makes the folder's entries durable; a folder that is absent has none.
+    fn sync_folder(&self, folder: &str) -> Result<()>;
     fn remove_folder(&self, folder: &str) -> Result<()>;
 
     /// Writes a whole shared file.
@@ -72,6 +75,9 @@ pub trait Disk: Send + Sync + std::fmt::Debug {
 #[derive(Debug)]
 pub struct RealDisk {
     root: PathBuf,
+    /// Folders whose own entry this process has synced. One that is merely there may have
+    /// been made by a process that was killed before it could.
+    durable_folders: Mutex<HashSet<PathBuf>>,
     _lock: File,
 }
 
@@ -94,7 +100,11 @@ impl RealDisk {
             Err(std::fs::TryLockError::WouldBlock) => return Err(DataError::Locked { path: root }),
             Err(std::fs::TryLockError::Error(e)) => return Err(DataError::io("lock", &path, e)),
         }
-        let disk = Self { root, _lock: lock };
+        let disk = Self {
+            root,
+            durable_folders: Mutex::default(),
+            _lock: lock,
+        };
         disk.remove_folder(STAGING)?;
         disk.make_folder(Path::new(STAGING))?;
         Ok(Arc::new(disk))
@@ -111,7 +121,14 @@ impl RealDisk {
     /// Creates the folder and its parents and makes their entries durable.
     fn make_folder(&self, folder: &Path) -> Result<()> {
         let full = self.root.join(folder);
-        if full.is_dir() {
+        let is_durable = |folders: &HashSet<PathBuf>| folders.contains(folder);
+        if is_durable(
+            &self
+                .durable_folders
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        ) && full.is_dir()
+        {
             return Ok(());
         }
         if let Some(parent) = folder.parent() {
@@ -122,7 +139,13 @@ impl RealDisk {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
             Err(e) => return Err(DataError::io("create folder", &full, e)),
         }
-        sync_folder(full.parent().unwrap_or(&self.root))
+        sync_folder(full.parent().unwrap_or(&self.root))?;
+        let mut durable = self
+            .durable_folders
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        durable.insert(folder.to_path_buf());
+        Ok(())
     }
 
     fn make_parent(&self, path: &str) -> Result<()> {
@@ -162,15 +185,13 @@ impl Disk for RealDisk {
     fn append_file(&self, path: &str) -> Result<Box<dyn AppendFile>> {
         self.make_parent(path)?;
         let full = self.at(path);
-        let is_new = !full.exists();
         let file = OpenOptions::new()
             .create(true)
             .append(true)
             .open(&full)
             .map_err(|e| DataError::io("open", &full, e))?;
-        if is_new {
-            sync_folder(full.parent().unwrap_or(&self.root))?;
-        }
+        // Also when the file is there: a killed process may have made it.
+        sync_folder(full.parent().unwrap_or(&self.root))?;
         Ok(Box::new(RealAppend { file, path: full }))
     }
 
@@ -261,9 +282,23 @@ impl Disk for RealDisk {
         Ok(())
     }
 
+    fn sync_folder(&self, folder: &str) -> Result<()> {
+        let full = self.at(folder);
+        if full.is_dir() {
+            sync_folder(&full)
+        } else {
+            Ok(())
+        }
+    }
+
     fn remove_folder(&self, folder: &str) -> Result<()> {
         let full = self.at(folder);
         absent_is_none(std::fs::remove_dir_all(&full), "remove folder", &full)?;
+        let mut durable = self
+            .durable_folders
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        durable.retain(|known| !known.starts_with(folder));
         Ok(())
     }
 }

@@ -64,8 +64,25 @@ impl From<deltalake::DeltaTableError> for DataError {
 }
 
 impl DataError {
+    /// True when the disk or a quota is full, at whatever depth the error says so (a writer of
+    /// Parquet wraps it).
+    pub fn is_disk_full(&self) -> bool {
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(self);
+        while let Some(error) = cause {
+            let full = |e: &io::Error| e.kind() == io::ErrorKind::StorageFull;
+            if matches!(error.downcast_ref(), Some(Self::DiskFull { .. }))
+                || error.downcast_ref().is_some_and(full)
+            {
+                return true;
+            }
+            cause = error.source();
+        }
+        false
+    }
+
     pub(crate) fn io(operation: &'static str, path: &std::path::Path, source: io::Error) -> Self {
-        if source.kind() == io::ErrorKind::StorageFull {
+        use io::ErrorKind::{QuotaExceeded, StorageFull};
+        if matches!(source.kind(), StorageFull | QuotaExceeded) {
             Self::DiskFull {
                 operation,
                 path: path.to_path_buf(),

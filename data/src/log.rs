@@ -40,6 +40,8 @@ const MAX_FRAME_BYTES: usize = 1 << 31;
 pub struct FrameHeader {
     /// Frames of one group commit share a group; groups count up by one.
     pub group: u64,
+    /// True for the first frame of its group.
+    pub is_first: bool,
     pub request_id: String,
     pub ingested_at_micros: i64,
     pub schema_id: u32,
@@ -158,6 +160,11 @@ impl Log {
             };
             let is_last = index + 1 == files.len();
             let end = log.read_segment(&info.path, is_last, covered, replay)?;
+            if is_last && log.disk.head(&info.path)?.is_some() {
+                // What is replayed is visible from now on, so it must be durable: a killed
+                // process may have written it and not lived to sync.
+                log.disk.append_file(&info.path)?.sync()?;
+            }
             log.segments.push(Segment {
                 number,
                 path: info.path.clone(),
@@ -214,10 +221,16 @@ impl Log {
                 format!("frame at byte {at} fails its checksum"),
             ));
         }
-        let later = (at + 1..bytes.len()).find_map(|start| {
-            let header = read_header(whole_frame(bytes, start)?).ok()?;
-            (header.group > self.group + 1).then_some(header.group)
-        });
+        // The broken frame is of the last good group or of the next one. The beginning of the
+        // next group behind it says that its own was synced; so does any later group.
+        let later = (at + 1..bytes.len())
+            .filter(|&start| looks_like_frame(bytes, start))
+            .find_map(|start| {
+                let header = read_header(whole_frame(bytes, start)?).ok()?;
+                let next = self.group + 1;
+                (header.group > next || header.group == next && header.is_first)
+                    .then_some(header.group)
+            });
         if let Some(group) = later {
             return Err(damaged(
                 path,
@@ -274,6 +287,7 @@ impl Log {
 
     fn try_append(&mut self, frames: &[Vec<u8>], end: &Cut) -> Result<()> {
         if self.file.is_none() || self.written >= self.segment_bytes {
+            self.file = None;
             self.roll()?;
         }
         let (Some(file), Some(segment)) = (&mut self.file, self.segments.last_mut()) else {
@@ -291,7 +305,10 @@ impl Log {
     }
 
     fn drop_half_written_group(&mut self) -> Result<()> {
-        self.file = None;
+        // Without an open file nothing of this group reached a segment.
+        if self.file.take().is_none() {
+            return Ok(());
+        }
         let Some(segment) = self.segments.last() else {
             return Ok(());
         };
@@ -302,7 +319,7 @@ impl Log {
         {
             self.disk.truncate(&segment.path, self.written)?;
         }
-        if self.written < MAGIC.len() as u64 {
+        if self.written <= MAGIC.len() as u64 {
             self.disk.remove(&segment.path)?;
             self.segments.pop();
         }
@@ -312,16 +329,15 @@ impl Log {
     fn roll(&mut self) -> Result<()> {
         let number = self.segments.last().map_or(1, |segment| segment.number + 1);
         let path = format!("{}/{number:020}", self.folder);
+        let file = self.disk.append_file(&path)?;
         self.written = 0;
-        let mut file = self.disk.append_file(&path)?;
         self.segments.push(Segment {
             number,
             path,
             end: None,
         });
-        file.append(MAGIC)?;
+        self.file.insert(file).append(MAGIC)?;
         self.written = MAGIC.len() as u64;
-        self.file = Some(file);
         Ok(())
     }
 
@@ -337,6 +353,13 @@ impl Log {
         }
         Ok(())
     }
+}
+
+/// A cheap look before a checksum: every header is JSON that begins with its group.
+fn looks_like_frame(bytes: &[u8], at: usize) -> bool {
+    bytes
+        .get(at + FRAME_HEAD_BYTES + 4..)
+        .is_some_and(|header| header.starts_with(b"{\"group\":"))
 }
 
 /// The payload of the frame that begins at `at`, if it is whole and checks.

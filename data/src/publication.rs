@@ -137,6 +137,7 @@ impl PublicationLog {
     /// Opens the log and reads the newest entry. A damaged newest entry is an error: what
     /// it named may have been acknowledged and the log segments behind it may be gone.
     pub fn open(disk: Arc<dyn Disk>) -> Result<(Self, Publication)> {
+        disk.sync_folder(FOLDER)?;
         let newest = disk.list(FOLDER)?.pop();
         let publication = match newest {
             Some(info) => read_entry(disk.as_ref(), &info.path)?,
@@ -154,10 +155,21 @@ impl PublicationLog {
             crc32c,
             body: &body,
         };
-        self.disk
-            .put_if_absent(&path_of(next.number), &serde_json::to_vec(&entry)?)?;
-        if let Some(old) = next.number.checked_sub(KEPT_ENTRIES) {
-            self.disk.remove(&path_of(old))?;
+        let bytes = serde_json::to_vec(&entry)?;
+        let path = path_of(next.number);
+        if let Err(error) = self.disk.put_if_absent(&path, &bytes) {
+            // In doubt: it may have failed after the entry got its name. Then it counts, and
+            // only the folder is still to be synced.
+            let is_ours = self.disk.read(&path)?.as_deref() == Some(&bytes[..]);
+            if matches!(error, DataError::Exists { .. }) || !is_ours {
+                return Err(error);
+            }
+            self.disk.sync_folder(FOLDER)?;
+        }
+        if let Some(old) = next.number.checked_sub(KEPT_ENTRIES)
+            && let Err(error) = self.disk.remove(&path_of(old))
+        {
+            tracing::warn!(%error, "an old publication entry could not be removed");
         }
         Ok(())
     }

@@ -263,7 +263,7 @@ fn register(
     stats: &Arc<QueryStats>,
     tables: &MemorySchemaProvider,
 ) -> Result<()> {
-    let Some(name) = plain_name(name) else {
+    let Some(name) = plain_name(name).filter(|name| !tables.table_exist(name)) else {
         return Ok(());
     };
     let table: Arc<dyn TableProvider> = if let Some(stream) = snapshot.streams.get(name) {

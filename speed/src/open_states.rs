@@ -74,16 +74,19 @@ impl OpenStates {
         if from < rows {
             let mapped = mapper.map(view, &rows_from(part, from)).await?;
             states.extend(mapped.iter().cloned());
+            check_budget(view, &states, budget_bytes)?;
             if usable == segments.len() {
                 segments.push(Segment {
                     end_row: rows,
                     rows: rows - from,
                     states: mapped,
                 });
-                combine_similar(&mut segments, mapper, view).await?;
+                if let Err(error) = combine_similar(&mut segments, mapper, view).await {
+                    // The answer is whole without it; the next reader tries again.
+                    tracing::debug!(%error, "segments were not combined");
+                }
             }
         }
-        check_budget(view, &states, budget_bytes)?;
         Ok(states)
     }
 

@@ -6,7 +6,7 @@
 //! plain state; the thread around it is at the end of the file.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use arrow::array::RecordBatch;
@@ -76,6 +76,8 @@ pub struct StreamWriter {
     clock: Arc<dyn Clock>,
     limits: WriterLimits,
     publish: Box<dyn Fn(StreamTail) + Send>,
+    /// Why the log takes nothing any more; shared with the handle, for health.
+    failure: Arc<Mutex<Option<String>>>,
 }
 
 /// Requests this many back are recognised by their idempotency key; across a restart, those
@@ -143,7 +145,7 @@ impl StreamWriter {
                 }));
             }
             end = header.range.to.clone();
-            push_chunk(&mut chunks, header.range, events)?;
+            push_chunk(&mut chunks, header.range, events);
         }
         let part = TailPart {
             number: 0,
@@ -163,6 +165,7 @@ impl StreamWriter {
             clock,
             limits,
             publish,
+            failure: Arc::default(),
         };
         (writer.publish)(writer.tail.clone());
         Ok(writer)
@@ -184,7 +187,7 @@ impl StreamWriter {
             let prepared = if tail_bytes > self.limits.tail_bytes {
                 Err(self.busy("its tail is full and the flush has not caught up"))
             } else {
-                self.prepare(&request, &definition, &end, now)
+                self.prepare(&request, &definition, &end, now, group.is_empty())
             };
             match prepared {
                 Ok((events, range, next_definition, frame)) => {
@@ -205,6 +208,10 @@ impl StreamWriter {
         }
         if let Err(error) = self.log.append(&frames, &end) {
             tracing::error!(stream = %definition.name, %error, "the log could not be written");
+            if !error.is_disk_full() {
+                let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+                failure.get_or_insert_with(|| error.to_string());
+            }
             self.refuse(group, error);
             return;
         }
@@ -244,6 +251,7 @@ impl StreamWriter {
         definition: &Arc<StreamDefinition>,
         end: &Cut,
         now: i64,
+        is_first_in_group: bool,
     ) -> Result<(RecordBatch, CutRange, Arc<StreamDefinition>, Vec<u8>), SpeedError> {
         let moved = request.schema_id != definition.schema_id;
         if moved && (request.new_fields || !fits(&request.events, definition)) {
@@ -269,6 +277,7 @@ impl StreamWriter {
         let frame = Frame {
             header: FrameHeader {
                 group: self.log.next_group(),
+                is_first: is_first_in_group,
                 request_id: request.request_id.clone(),
                 ingested_at_micros: now,
                 schema_id: definition.schema_id,
@@ -316,27 +325,16 @@ impl StreamWriter {
         now: i64,
     ) {
         let mut answers = Vec::with_capacity(group.len());
-        let mut failure = None;
         if let Some((part, _)) = self.tail.parts.last_mut() {
             let mut chunks = part.chunks.to_vec();
             for appended in group {
-                let pushed = push_chunk(&mut chunks, appended.range.clone(), appended.events);
-                failure = failure.or(pushed.err());
+                push_chunk(&mut chunks, appended.range.clone(), appended.events);
                 if let Some(key) = appended.request.idempotency_key {
                     self.answered.remember(key, appended.range.clone());
                 }
                 answers.push((appended.request.reply, appended.range));
             }
             part.chunks = Arc::from(chunks);
-        }
-        if let Some(error) = failure {
-            // Cannot happen with adapted batches; if it did, the log has what memory lacks.
-            tracing::error!(%error, "events are logged but could not be applied; stopping");
-            for (reply, _) in answers {
-                let (stream, reason) = (definition.name.clone(), error.to_string());
-                answer(reply, Err(SpeedError::Closed { stream, reason }));
-            }
-            return;
         }
         self.tail.definition = definition;
         self.tail.end = end;
@@ -390,14 +388,11 @@ fn fits(events: &RecordBatch, definition: &StreamDefinition) -> bool {
 }
 
 /// Appends a chunk, merging small neighbours so that the list stays short.
-fn push_chunk(
-    chunks: &mut Vec<Arc<Chunk>>,
-    range: CutRange,
-    events: RecordBatch,
-) -> Result<(), SpeedError> {
+fn push_chunk(chunks: &mut Vec<Arc<Chunk>>, range: CutRange, events: RecordBatch) {
+    let bytes = events.get_array_memory_size();
     let mut last = Chunk {
         range,
-        bytes: events.get_array_memory_size(),
+        bytes,
         events,
     };
     while let Some(before) = chunks.last() {
@@ -406,7 +401,11 @@ fn push_chunk(
         if !same_schema || old > 2 * new || old + new > MERGED_CHUNK_ROWS {
             break;
         }
-        let events = concat_batches(&last.events.schema(), [&before.events, &last.events])?;
+        // Merging only saves memory: what cannot be merged (texts beyond 2 GiB) stays apart.
+        let both = [&before.events, &last.events];
+        let Ok(events) = concat_batches(&last.events.schema(), both) else {
+            break;
+        };
         let range = CutRange::new(before.range.from.clone(), last.range.to);
         last = Chunk {
             range,
@@ -416,7 +415,6 @@ fn push_chunk(
         chunks.pop();
     }
     chunks.push(Arc::new(last));
-    Ok(())
 }
 
 /// The client may have gone; its events are stored all the same.
@@ -435,12 +433,14 @@ pub struct WriterHandle {
     // Bounded crossbeam: many HTTP tasks in, one thread out, and `try_send` tells full from
     // closed so that back-pressure becomes an answer instead of a wait.
     commands: Sender<Command>,
+    failure: Arc<Mutex<Option<String>>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl WriterHandle {
     pub fn spawn(mut writer: StreamWriter) -> std::io::Result<Self> {
         let stream = writer.tail.definition.name.clone();
+        let failure = Arc::clone(&writer.failure);
         let (commands, queue) = bounded(writer.limits.queue_requests);
         let thread = std::thread::Builder::new()
             .name(format!("writer-{stream}"))
@@ -448,6 +448,7 @@ impl WriterHandle {
         Ok(Self {
             stream,
             commands,
+            failure,
             thread: Some(thread),
         })
     }
@@ -480,11 +481,15 @@ impl WriterHandle {
             .map_err(|_| self.closed())
     }
 
-    /// True while the thread runs.
-    pub fn is_alive(&self) -> bool {
-        self.thread
-            .as_ref()
-            .is_some_and(|thread| !thread.is_finished())
+    /// Why the stream takes no events until a restart; `None` while all is well.
+    pub fn failure(&self) -> Option<String> {
+        if self.thread.as_ref().is_none_or(JoinHandle::is_finished) {
+            return Some("the writer thread has ended".to_owned());
+        }
+        self.failure
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     fn closed(&self) -> SpeedError {

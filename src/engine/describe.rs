@@ -161,9 +161,10 @@ impl Engine {
         let maintenance = if ready { "running" } else { "stopped" };
         let mut streams = serde_json::Map::new();
         for runtime in self.all_streams() {
-            let alive = runtime.writer.is_alive();
-            ready &= alive;
-            let trouble = lock(&runtime.trouble).clone();
+            let failure = runtime.writer.failure();
+            ready &= failure.is_none();
+            let alive = failure.is_none();
+            let trouble = failure.or_else(|| lock(&runtime.trouble).clone());
             streams.insert(
                 runtime.definition.name.clone(),
                 json!({"writer": if alive { "running" } else { "stopped" }, "error": trouble}),

@@ -6,9 +6,11 @@
 //! on the way, so a late batch leaves a logarithmic number of them.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use arrow::array::RecordBatch;
 use lambdalake_batch::job::StatesWriter;
+use lambdalake_data::delta::DeltaMirror;
 use lambdalake_data::master::write_part;
 use lambdalake_data::publication::{MasterFile, StoredPane};
 use lambdalake_data::scan::parquet_scan;
@@ -31,16 +33,45 @@ impl Engine {
     /// that health shows it, until a flush succeeds.
     pub(super) fn flush_stream(&self, stream: &StreamRuntime) -> anyhow::Result<()> {
         let mut mirror = lock(&stream.flush);
-        let result = self.flush_locked(stream, &mut mirror);
-        *lock(&stream.trouble) = result.as_ref().err().map(|error| format!("{error:#}"));
-        result
+        let flushed = self.flush_locked(stream);
+        let mirrored = match &flushed {
+            Ok(()) => self.roll_delta_forward(stream, &mut mirror),
+            Err(_) => Ok(()),
+        };
+        stream
+            .mirror_is_behind
+            .store(mirrored.is_err(), Ordering::Relaxed);
+        let trouble = [flushed.as_ref().err(), mirrored.as_ref().err()]
+            .into_iter()
+            .flatten()
+            .next();
+        *lock(&stream.trouble) = trouble.map(|error| format!("{error:#}"));
+        if let Err(error) = mirrored {
+            // The publication is the truth; only Delta's readers are behind.
+            tracing::warn!(
+                stream = stream.definition.name,
+                error = format!("{error:#}"),
+                "the Delta table could not be rolled forward, trying again"
+            );
+        }
+        flushed
     }
 
-    fn flush_locked(
+    fn roll_delta_forward(
         &self,
         stream: &StreamRuntime,
-        mirror: &mut lambdalake_data::delta::DeltaMirror,
+        mirror: &mut DeltaMirror,
     ) -> anyhow::Result<()> {
+        let publication = self.publisher.publication();
+        match publication.streams.get(&stream.definition.name) {
+            Some(state) if state.definition.incarnation == stream.definition.incarnation => {
+                Ok(self.compute.block_on(mirror.roll_forward(state))?)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn flush_locked(&self, stream: &StreamRuntime) -> anyhow::Result<()> {
         let name = &stream.definition.name;
         // A part whose flush failed before is handed out again first; then what came since.
         let mut target: Option<Cut> = None;
@@ -63,10 +94,6 @@ impl Engine {
                 break;
             }
         }
-        let Some(state) = self.publisher.publication().streams.get(name).cloned() else {
-            return Ok(());
-        };
-        self.compute.block_on(mirror.roll_forward(&state))?;
         Ok(())
     }
 
@@ -102,8 +129,19 @@ impl Engine {
                 ),
             }
         }
-        self.publish_flush(stream, part, &definition, file, panes)?;
-        Ok(())
+        let mut written: Vec<String> = panes
+            .iter()
+            .flat_map(|(_, next)| next.pane.files.iter().map(|file| file.path.clone()))
+            .collect();
+        let folder = definition.master_folder();
+        written.extend(file.iter().map(|file| format!("{folder}/{}", file.path)));
+        let published = self.publish_flush(stream, part, &definition, file, panes);
+        // An attempt that failed, and panes that came too late, are named by nobody. After
+        // an error other than a full disk it is not sure that the entry has no name.
+        if published.as_ref().err().is_none_or(DataError::is_disk_full) {
+            self.publisher.remove_unnamed(&written);
+        }
+        Ok(published?)
     }
 
     fn publish_flush(

@@ -4,12 +4,13 @@
 //! It also maps long unread tails in the background, so that the first query after a burst
 //! does not pay for all of it.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
-use lambdalake_batch::schedule::Schedule;
+use lambdalake_batch::schedule::{Schedule, Scheduled};
 use lambdalake_serving::engine::ErrorKind;
 
 use super::{Engine, StreamRuntime, lock};
@@ -79,7 +80,8 @@ impl Engine {
         let now = self.clock.monotonic();
         let since = {
             let mut waiting = lock(&stream.waiting_since);
-            if rows == 0 {
+            // A Delta table that is behind needs no new events to be rolled forward.
+            if rows == 0 && !stream.mirror_is_behind.load(Ordering::Relaxed) {
                 *waiting = None;
                 return;
             }
@@ -87,7 +89,8 @@ impl Engine {
         };
         let bytes: usize = tail.parts.iter().map(|open| open.part.bytes()).sum();
         let age = now.saturating_sub(since);
-        let due = rows >= self.settings.flush_rows
+        let due = rows == 0
+            || rows >= self.settings.flush_rows
             || bytes >= self.settings.flush_bytes
             || age >= self.settings.flush_age;
         let in_trouble = lock(&stream.trouble).is_some();
@@ -110,11 +113,17 @@ impl Engine {
 
     fn start_due_recomputes(self: &Arc<Self>, schedule: &mut Schedule) {
         let publication = self.publisher.publication();
-        let views = publication.views.iter().filter_map(|(name, view)| {
-            Some((
-                name.as_str(),
-                Duration::from_millis(view.recompute_every_ms?),
-            ))
+        let now = self.clock.now_micros();
+        let views = publication.views.values().filter_map(|view| {
+            let made = view
+                .version
+                .as_ref()
+                .map_or(view.created_at_micros, |v| v.created_at_micros);
+            Some(Scheduled {
+                view: &view.name,
+                every: Duration::from_millis(view.recompute_every_ms?),
+                age: Duration::from_micros(now.saturating_sub(made).max(0) as u64),
+            })
         });
         for view in schedule.due(self.clock.monotonic(), views) {
             match self.start_recompute(&view) {

@@ -34,16 +34,12 @@ const EVENT_TIME_NAMES: [&str; 6] = [
 ];
 
 pub(super) fn from_data(error: DataError) -> EngineError {
-    match error {
-        DataError::DiskFull { .. } => EngineError::new(
-            ErrorKind::Unavailable,
-            "disk_full",
-            "the data disk is full; nothing of this request was stored, try again once there is \
-             space",
-        )
-        .because(error),
-        other => EngineError::internal("the data folder could not be written").because(other),
+    if error.is_disk_full() {
+        let message = "the data disk is full; nothing of this request was stored, try again once \
+                       there is space";
+        return EngineError::new(ErrorKind::Unavailable, "disk_full", message).because(error);
     }
+    EngineError::internal("the data folder could not be written").because(error)
 }
 
 pub(super) fn from_view(error: ViewError) -> EngineError {
@@ -202,9 +198,10 @@ impl Engine {
         if parsed.batch.num_rows() == 0 {
             return Ok(Some(reply_of(parsed, None)));
         }
-        let runtime = self
-            .stream_runtime(&request.stream)
-            .ok_or_else(|| unknown_stream(&request.stream))?;
+        let runtime = self.stream_runtime(&request.stream).ok_or_else(|| {
+            let message = format!("stream {} is being created or dropped", request.stream);
+            EngineError::new(ErrorKind::Busy, "creating", message)
+        })?;
         let (reply, answered) = tokio::sync::oneshot::channel();
         runtime
             .writer
@@ -301,7 +298,9 @@ impl port::Engine for Port {
                     .is_some_and(|view| !view.gaps().is_empty());
                 if created && has_history {
                     // Exact from the first query on either way; this makes it quick.
-                    engine.start_recompute(&name)?;
+                    if let Err(error) = engine.start_recompute(&name) {
+                        tracing::warn!(view = name, %error, "not filled yet; recompute it");
+                    }
                 }
                 Ok(())
             })

@@ -329,6 +329,38 @@ impl Publisher {
         });
     }
 
+    /// Removes those of these files that the newest entry does not name.
+    pub fn remove_unnamed(&self, paths: &[String]) {
+        let publication = self.publication();
+        let named: HashSet<&str> = publication
+            .views
+            .values()
+            .flat_map(|view| states_files(view).map(|file| file.path.as_str()))
+            .collect();
+        let is_master_file = |path: &str| {
+            publication.streams.values().any(|stream| {
+                let name = path.strip_prefix(&(stream.definition.master_folder() + "/"));
+                name.is_some_and(|name| stream.files.iter().any(|file| file.path == name))
+            })
+        };
+        for path in paths
+            .iter()
+            .filter(|p| !named.contains(p.as_str()) && !is_master_file(p))
+        {
+            if let Err(error) = self.disk.remove(path) {
+                tracing::warn!(path, %error, "left behind; the next start removes it");
+            }
+        }
+    }
+
+    /// Forgets a dropped view's plan.
+    pub fn remove_compiled(&self, name: &str) {
+        let mut live = lock(&self.live);
+        if !live.publication.views.contains_key(name) {
+            live.compiled.remove(name);
+        }
+    }
+
     /// Removes what a crash left behind: files that the newest entry does not name, and the
     /// folders of dropped streams.
     pub fn remove_orphans(&self) -> anyhow::Result<()> {

@@ -1,5 +1,6 @@
 //! Recomputes: fix a cut, run the job on the batch runtime, publish the new version.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -98,7 +99,14 @@ impl Engine {
             .name("recompute".to_owned())
             .spawn(move || {
                 let started = engine.clock.monotonic();
-                let mut ended = engine.recompute_now(&view, begun, &progress);
+                // Whatever happens, the run must end and the view be free for the next one.
+                let work =
+                    AssertUnwindSafe(|| engine.recompute_now(&view, begun.clone(), &progress));
+                let mut ended = catch_unwind(work).unwrap_or_else(|_| Run {
+                    status: RunStatus::Failed,
+                    error: Some("the recompute panicked; see the log".to_owned()),
+                    ..begun.clone()
+                });
                 ended.duration_ms = (engine.clock.monotonic() - started).as_millis() as u64;
                 ended.rows_read = progress.rows_read.load(Ordering::Relaxed);
                 if let Err(error) = engine.history.end(ended) {
@@ -109,6 +117,7 @@ impl Engine {
             });
         if let Err(error) = spawned {
             lock(&self.running).remove(name);
+            self.history.forget(&run_id);
             return Err(EngineError::internal("no thread for the recompute").because(error));
         }
         Ok(run_id)

@@ -68,6 +68,7 @@ impl Engine {
             definition: definition.clone(),
             writer,
             flush: Mutex::new(DeltaMirror::new(Arc::clone(&self.disk), definition)),
+            mirror_is_behind: true.into(),
             waiting_since: Mutex::default(),
             trouble: Mutex::default(),
         };
@@ -127,9 +128,14 @@ impl Engine {
             Ok(Some(definition))
         });
         match made.map_err(ChangeError::into_engine)? {
-            Some(definition) => self
-                .start_stream(&definition, &Cut::start(shards))
-                .map_err(super::port::from_speed),
+            Some(definition) => {
+                let started = self.start_stream(&definition, &Cut::start(shards));
+                if started.is_err() {
+                    // A stream without a writer would be in everybody's way until a restart.
+                    self.remove_stream(&spec.name, true)?;
+                }
+                started.map_err(super::port::from_speed)
+            }
             None if spec.if_not_exists => self.wait_for_stream(&spec.name),
             None => Err(conflict("stream", &spec.name)),
         }
@@ -205,31 +211,40 @@ impl Engine {
     }
 
     pub(super) fn remove_stream(&self, name: &str, if_exists: bool) -> Result<(), EngineError> {
-        let removed = self.publisher.change(|next| -> Result<bool, ChangeError> {
+        let removed = self.publisher.change(|next| -> Result<u64, ChangeError> {
             if let Some(view) = next.views.values().find(|view| view.stream == name) {
                 let message = format!("view {} reads stream {name}; drop it first", view.name);
                 let error = EngineError::new(ErrorKind::Conflict, "in_use", message);
                 return Err(ChangeError::Engine(error));
             }
-            if next.streams.remove(name).is_none() {
-                return Err(ChangeError::Unchanged);
-            }
-            Ok(true)
+            let removed = next.streams.remove(name).ok_or(ChangeError::Unchanged)?;
+            Ok(removed.definition.incarnation)
         });
-        match removed {
-            Ok(_) => {}
+        let incarnation = match removed {
+            Ok(incarnation) => incarnation,
             Err(ChangeError::Unchanged) if if_exists => return Ok(()),
             Err(ChangeError::Unchanged) => {
                 let message = format!("there is no stream {name}");
                 return Err(EngineError::not_found("unknown_stream", message));
             }
             Err(error) => return Err(error.into_engine()),
-        }
-        let runtime = lock(&self.streams).remove(name);
+        };
+        let runtime = {
+            let mut streams = lock(&self.streams);
+            // Somebody may have made another stream of this name already; that one stays.
+            let is_it =
+                |runtime: &Arc<StreamRuntime>| runtime.definition.incarnation == incarnation;
+            if streams.get(name).is_some_and(is_it) {
+                streams.remove(name)
+            } else {
+                None
+            }
+        };
         if let Some(runtime) = runtime {
-            self.publisher.remove_tail(&runtime.definition);
-            let log = runtime.definition.log_folder();
+            let definition = runtime.definition.clone();
+            let log = definition.log_folder();
             drop(runtime);
+            self.publisher.remove_tail(&definition);
             self.disk.remove_folder(&log).map_err(from_data)?;
         }
         Ok(())
@@ -246,7 +261,14 @@ impl Engine {
                 "unknown_view",
                 format!("there is no view {name}"),
             )),
-            other => other.map_err(ChangeError::into_engine),
+            other => {
+                other.map_err(ChangeError::into_engine)?;
+                if let Some(running) = lock(&self.running).get(name) {
+                    running.cancel();
+                }
+                self.publisher.remove_compiled(name);
+                Ok(())
+            }
         }
     }
 }

@@ -11,6 +11,7 @@ use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode};
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
 use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::repartition::RepartitionExec;
+use datafusion::physical_plan::union::UnionExec;
 use datafusion::physical_plan::{ExecutionPlan, Partitioning};
 
 use crate::ViewError;
@@ -102,7 +103,7 @@ impl Steps {
     }
 
     pub(crate) fn finish(&self, states: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
-        let states = self.gathered(states)?;
+        let states = self.gathered(self.with_grand_total(states)?)?;
         let mode = match states.properties().partitioning.partition_count() {
             1 => AggregateMode::Final,
             _ => AggregateMode::FinalPartitioned,
@@ -112,6 +113,18 @@ impl Steps {
             rows,
             Arc::clone(&self.aggregate_schema),
         )?))
+    }
+
+    /// The empty grouping set has a row even where there are no events (ROLLUP, CUBE). Map
+    /// gives its state, finish does not: so the states of no events come along.
+    fn with_grand_total(&self, states: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+        let group_by = aggregate_of(&self.partial)?.group_expr();
+        let is_empty_set = |set: &Vec<bool>| set.iter().all(|&absent| absent);
+        if !self.has_grouping_sets || !group_by.groups().iter().any(is_empty_set) {
+            return Ok(states);
+        }
+        let no_events = Arc::new(EmptyExec::new(Arc::clone(&self.leaf_schema)));
+        UnionExec::try_new(vec![states, self.map(no_events)?])
     }
 
     /// States with the operator's own column names, each key in one partition only.

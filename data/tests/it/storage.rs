@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Int32Array, Int64Array, RecordBatch, StringArray};
 use arrow::array::TimestampMicrosecondArray;
+use arrow::array::{ArrayRef, Int32Array, Int64Array, RecordBatch, StringArray};
 use lambdalake_data::delta::DeltaMirror;
 use lambdalake_data::log::{Frame, FrameHeader, Log};
 use lambdalake_data::master::write_part;
@@ -51,6 +51,7 @@ fn events(from: u64, to: u64) -> RecordBatch {
 fn frame(group: u64, from: u64, to: u64) -> Vec<u8> {
     let header = FrameHeader {
         group,
+        is_first: true,
         request_id: format!("r{from}"),
         ingested_at_micros: 7,
         schema_id: 1,
@@ -58,23 +59,37 @@ fn frame(group: u64, from: u64, to: u64) -> Vec<u8> {
         range: CutRange::new(cut(from), cut(to)),
         idempotency_key: None,
     };
-    Frame { header, events: events(from, to) }.encode().unwrap()
+    Frame {
+        header,
+        events: events(from, to),
+    }
+    .encode()
+    .unwrap()
 }
 
 type Replayed = Vec<(u64, u64, Option<RecordBatch>)>;
 
 fn open(disk: &Arc<RealDisk>, covered: u64) -> (Result<Log, DataError>, Replayed) {
     let mut replayed = Vec::new();
-    let log = Log::open(Arc::clone(disk) as _, "log/s-1", 1 << 20, &cut(covered), &mut |h, e| {
-        replayed.push((h.range.from.offset(0), h.range.to.offset(0), e));
-        Ok(())
-    });
+    let log = Log::open(
+        Arc::clone(disk) as _,
+        "log/s-1",
+        1 << 20,
+        &cut(covered),
+        &mut |h, e| {
+            replayed.push((h.range.from.offset(0), h.range.to.offset(0), e));
+            Ok(())
+        },
+    );
     (log, replayed)
 }
 
 fn append(log: &mut Log, ranges: &[(u64, u64)]) {
     let group = log.next_group();
-    let frames: Vec<_> = ranges.iter().map(|&(from, to)| frame(group, from, to)).collect();
+    let frames: Vec<_> = ranges
+        .iter()
+        .map(|&(from, to)| frame(group, from, to))
+        .collect();
     log.append(&frames, &cut(ranges.last().unwrap().1)).unwrap();
 }
 
@@ -136,15 +151,24 @@ fn damage_before_acknowledged_frames_is_an_error_that_names_the_segment() {
     std::fs::write(&path, &bytes).unwrap();
     let error = open(&disk, 0).0.err().expect("damage is found");
     assert!(matches!(error, DataError::Damaged { .. }), "{error}");
-    assert!(error.to_string().contains("log/s-1/00000000000000000001"), "{error}");
+    assert!(
+        error.to_string().contains("log/s-1/00000000000000000001"),
+        "{error}"
+    );
 }
 
 #[test]
 fn segments_are_forgotten_only_when_they_are_covered() {
     let folder = tempfile::tempdir().unwrap();
     let disk = RealDisk::open(folder.path()).unwrap();
-    let mut log = Log::open(Arc::clone(&disk) as _, "log/s-1", 1, &cut(0), &mut |_, _| Ok(()))
-        .unwrap();
+    let mut log = Log::open(
+        Arc::clone(&disk) as _,
+        "log/s-1",
+        1,
+        &cut(0),
+        &mut |_, _| Ok(()),
+    )
+    .unwrap();
     for from in 0..4 {
         append(&mut log, &[(from, from + 1)]);
     }
@@ -180,12 +204,25 @@ fn a_damaged_publication_is_named_and_not_served() {
     let disk = RealDisk::open(folder.path()).unwrap();
     let (log, first) = PublicationLog::open(Arc::clone(&disk) as _).unwrap();
     assert_eq!(first, Publication::default());
-    log.publish(&Publication { number: 1, ..Publication::default() }).unwrap();
+    log.publish(&Publication {
+        number: 1,
+        ..Publication::default()
+    })
+    .unwrap();
     assert!(matches!(
-        log.publish(&Publication { number: 1, ..Publication::default() }),
+        log.publish(&Publication {
+            number: 1,
+            ..Publication::default()
+        }),
         Err(DataError::Exists { .. })
     ));
-    assert_eq!(PublicationLog::open(Arc::clone(&disk) as _).unwrap().1.number, 1);
+    assert_eq!(
+        PublicationLog::open(Arc::clone(&disk) as _)
+            .unwrap()
+            .1
+            .number,
+        1
+    );
     let path = disk.root().join("publications/00000000000000000001");
     let text = std::fs::read_to_string(&path).unwrap();
     std::fs::write(&path, text.replace("\"number\":1", "\"number\":2")).unwrap();
@@ -198,7 +235,10 @@ fn delta_is_rolled_forward_once_whatever_was_missed() {
     let folder = tempfile::tempdir().unwrap();
     let disk = RealDisk::open(folder.path()).unwrap();
     let shared: Arc<dyn Disk> = Arc::clone(&disk) as _;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     let mut state = StreamState {
         definition: definition(),
         master_version: 0,
@@ -210,9 +250,16 @@ fn delta_is_rolled_forward_once_whatever_was_missed() {
     for (version, skip) in [(1, false), (2, true), (3, false), (4, false)] {
         let (from, to) = (state.cut.offset(0), state.cut.offset(0) + 10);
         let range = CutRange::new(cut(from), cut(to));
-        let chunk = Chunk { range, events: events(from, to), bytes: 0 };
-        let part =
-            TailPart { number: 0, from: cut(from), chunks: Arc::from(vec![Arc::new(chunk)]) };
+        let chunk = Chunk {
+            range,
+            events: events(from, to),
+            bytes: 0,
+        };
+        let part = TailPart {
+            number: 0,
+            from: cut(from),
+            chunks: Arc::from(vec![Arc::new(chunk)]),
+        };
         let file = write_part(shared.as_ref(), &definition(), &part, version).unwrap();
         state.files.extend(file);
         state.master_version = version;

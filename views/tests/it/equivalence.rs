@@ -171,3 +171,28 @@ async fn constant_arguments_may_be_expressions() {
         check(sql, &rows, 5, TOLERANCE).await;
     }
 }
+
+#[tokio::test]
+async fn the_grand_total_of_no_states_is_a_row() {
+    let none = events(1, 0);
+    for sets in [
+        "ROLLUP (k, g)",
+        "CUBE (k, g)",
+        "GROUPING SETS ((k), ())",
+        "GROUPING SETS ((k), (g))",
+    ] {
+        let sql = format!(
+            "SELECT k, g, count(*) AS n, sum(x) AS t, array_agg(i ORDER BY _offset) AS l \
+             FROM s GROUP BY {sets}"
+        );
+        let view = compile(&sql);
+        let rows = finish(&view, vec![vec![]]).await;
+        let answered = one_batch(view.output_schema(), &answer(&view, rows).await, true);
+        let direct = one_batch(
+            view.output_schema(),
+            &direct(&view, &sql, &none).await,
+            true,
+        );
+        assert_same(&sql, &answered, &direct, TOLERANCE);
+    }
+}

@@ -1,0 +1,191 @@
+//! The real binary on a folder of its own, as a client sees it.
+
+use std::collections::VecDeque;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+/// Lines of the log that a failure shows.
+const KEPT_LINES: usize = 50;
+
+pub struct Server {
+    child: Child,
+    base: String,
+    log: Arc<Mutex<VecDeque<String>>>,
+    agent: ureq::Agent,
+}
+
+/// An answer, whatever its status.
+pub struct Answer {
+    pub status: u16,
+    pub headers: ureq::http::HeaderMap,
+    pub text: String,
+}
+
+impl Answer {
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|e| panic!("{e}: {}", self.text))
+    }
+}
+
+impl Server {
+    /// Starts `serve` on the folder and waits until it may take traffic.
+    pub fn start(folder: &Path, flags: &[&str]) -> Self {
+        Self::try_start(folder, flags).unwrap_or_else(|log| panic!("no server: {log}"))
+    }
+
+    /// The same; what the process said if it ended instead.
+    pub fn try_start(folder: &Path, flags: &[&str]) -> Result<Self, String> {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_lambdalake"))
+            .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
+            .arg(folder)
+            .args(flags)
+            .env("NO_COLOR", "1")
+            .stderr(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("the binary starts");
+        let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
+        let mut said = VecDeque::new();
+        let address = loop {
+            let Some(Ok(line)) = lines.next() else {
+                child.wait().expect("it ended");
+                return Err(Vec::from(said).join("\n"));
+            };
+            let address = line.split_once("listening on ").map(|(_, url)| url.trim().to_owned());
+            said.push_back(line);
+            if let Some(address) = address {
+                break address;
+            }
+        };
+        let log = Arc::new(Mutex::new(said));
+        let kept = Arc::clone(&log);
+        std::thread::Builder::new()
+            .spawn(move || {
+                for line in lines.map_while(Result::ok) {
+                    let mut kept = kept.lock().expect("log");
+                    kept.push_back(line);
+                    if kept.len() > KEPT_LINES {
+                        kept.pop_front();
+                    }
+                }
+            })
+            .expect("a thread");
+        let agent = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .proxy(None)
+            .timeout_global(Some(Duration::from_secs(120)))
+            .build();
+        let server = Self { child, base: address, log, agent: agent.into() };
+        assert_eq!(server.get("/health/readyz").status, 200);
+        Ok(server)
+    }
+
+    pub fn log(&self) -> String {
+        Vec::from(self.log.lock().expect("log").clone()).join("\n")
+    }
+
+    fn answer(response: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Answer {
+        let mut response = response.expect("an answer");
+        Answer {
+            status: response.status().as_u16(),
+            headers: response.headers().clone(),
+            text: response.body_mut().read_to_string().expect("a whole body"),
+        }
+    }
+
+    pub fn get(&self, path: &str) -> Answer {
+        Self::answer(self.agent.get(format!("{}{path}", self.base)).call())
+    }
+
+    pub fn delete(&self, path: &str) -> Answer {
+        Self::answer(self.agent.delete(format!("{}{path}", self.base)).call())
+    }
+
+    pub fn post(&self, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+        let mut request = self.agent.post(format!("{}{path}", self.base));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        Self::answer(request.send(body))
+    }
+
+    /// Posts SQL text; any status.
+    pub fn try_sql(&self, sql: &str) -> Answer {
+        self.post("/api/v1/sql?format=json", &[], sql.as_bytes())
+    }
+
+    /// The answer to SQL that must succeed.
+    pub fn sql(&self, sql: &str) -> Value {
+        self.sql_layer(sql, "merged")
+    }
+
+    pub fn sql_layer(&self, sql: &str, layer: &str) -> Value {
+        let body = json!({"query": sql, "layer": layer}).to_string();
+        let headers = [("content-type", "application/json")];
+        let answer = self.post("/api/v1/sql?format=json", &headers, body.as_bytes());
+        assert_eq!(answer.status, 200, "{sql}: {}\n{}", answer.text, self.log());
+        answer.json()
+    }
+
+    /// The rows of an answer that must succeed.
+    pub fn rows(&self, sql: &str) -> Vec<Value> {
+        self.sql(sql)["data"].as_array().expect("rows").clone()
+    }
+
+    /// The one value of a query with one row and one column.
+    pub fn value(&self, sql: &str) -> Value {
+        let rows = self.rows(sql);
+        assert_eq!(rows.len(), 1, "{sql}");
+        rows[0].as_object().and_then(|row| row.values().next()).expect("a value").clone()
+    }
+
+    /// Ingests a body of which something must be accepted.
+    pub fn ingest(&self, stream: &str, format: &str, body: &str) -> Value {
+        let path = format!("/api/v1/streams/{stream}/events?format={format}");
+        let answer = self.post(&path, &[], body.as_bytes());
+        assert_eq!(answer.status, 200, "{}\n{}", answer.text, self.log());
+        answer.json()
+    }
+
+    /// Ends the process at once, as a power cut would (but for the page cache).
+    pub fn kill(mut self) {
+        self.child.kill().expect("killed");
+        self.child.wait().expect("ended");
+    }
+
+    /// Asks the process to stop and waits until it has.
+    pub fn stop(mut self) {
+        let pid = self.child.id().to_string();
+        let told = Command::new("kill").args(["-TERM", &pid]).status().expect("kill runs");
+        assert!(told.success());
+        let status = self.child.wait().expect("ended");
+        assert!(status.success(), "{status}\n{}", self.log());
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Ended already after `stop` and `kill`; then there is nothing to kill.
+        if self.child.kill().is_ok() {
+            self.child.wait().expect("ended");
+        }
+    }
+}
+
+/// The folder of real data, or `None` after saying that the test is skipped.
+pub fn real_data(test: &str) -> Option<PathBuf> {
+    let folder = std::env::var_os("LAMBDALAKE_TEST_DATA").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data"),
+        PathBuf::from,
+    );
+    if folder.join("truth").is_dir() {
+        return Some(folder);
+    }
+    println!("SKIPPED: {test}: no real data at {} (set LAMBDALAKE_TEST_DATA)", folder.display());
+    None
+}
