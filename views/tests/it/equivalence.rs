@@ -178,7 +178,7 @@ async fn the_grand_total_of_no_states_is_a_row() {
     for sets in [
         "ROLLUP (k, g)",
         "CUBE (k, g)",
-        "GROUPING SETS ((k), ())",
+        "GROUPING SETS ((k, g), ())",
         "GROUPING SETS ((k), (g))",
     ] {
         let sql = format!(
