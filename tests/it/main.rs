@@ -1,6 +1,9 @@
 //! The one integration-test binary: one link instead of one for each file.
 
+mod bad_input;
 mod client;
 mod equivalence;
 mod layering;
+mod server;
 mod tidy;
+mod views_sql;
