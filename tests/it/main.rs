@@ -3,7 +3,10 @@
 mod bad_input;
 mod client;
 mod equivalence;
+mod invariant;
 mod layering;
+mod real_log;
+mod restart;
 mod server;
 mod tidy;
 mod views_sql;

@@ -56,7 +56,9 @@ impl Server {
                 child.wait().expect("it ended");
                 return Err(Vec::from(said).join("\n"));
             };
-            let address = line.split_once("listening on ").map(|(_, url)| url.trim().to_owned());
+            let address = line
+                .split_once("listening on ")
+                .map(|(_, url)| url.trim().to_owned());
             said.push_back(line);
             if let Some(address) = address {
                 break address;
@@ -80,7 +82,12 @@ impl Server {
             .proxy(None)
             .timeout_global(Some(Duration::from_secs(120)))
             .build();
-        let server = Self { child, base: address, log, agent: agent.into() };
+        let server = Self {
+            child,
+            base: address,
+            log,
+            agent: agent.into(),
+        };
         assert_eq!(server.get("/health/readyz").status, 200);
         Ok(server)
     }
@@ -141,7 +148,11 @@ impl Server {
     pub fn value(&self, sql: &str) -> Value {
         let rows = self.rows(sql);
         assert_eq!(rows.len(), 1, "{sql}");
-        rows[0].as_object().and_then(|row| row.values().next()).expect("a value").clone()
+        rows[0]
+            .as_object()
+            .and_then(|row| row.values().next())
+            .expect("a value")
+            .clone()
     }
 
     /// Ingests a body of which something must be accepted.
@@ -152,16 +163,33 @@ impl Server {
         answer.json()
     }
 
+    pub fn address(&self) -> String {
+        self.base.clone()
+    }
+
     /// Ends the process at once, as a power cut would (but for the page cache).
-    pub fn kill(mut self) {
-        self.child.kill().expect("killed");
-        self.child.wait().expect("ended");
+    pub fn kill(self) {
+        self.kill_now();
+        drop(self);
+    }
+
+    /// The same while other threads still hold the server.
+    pub fn kill_now(&self) {
+        let pid = self.child.id().to_string();
+        let killed = Command::new("kill")
+            .args(["-KILL", &pid])
+            .status()
+            .expect("kill runs");
+        assert!(killed.success());
     }
 
     /// Asks the process to stop and waits until it has.
     pub fn stop(mut self) {
         let pid = self.child.id().to_string();
-        let told = Command::new("kill").args(["-TERM", &pid]).status().expect("kill runs");
+        let told = Command::new("kill")
+            .args(["-TERM", &pid])
+            .status()
+            .expect("kill runs");
         assert!(told.success());
         let status = self.child.wait().expect("ended");
         assert!(status.success(), "{status}\n{}", self.log());
@@ -186,6 +214,9 @@ pub fn real_data(test: &str) -> Option<PathBuf> {
     if folder.join("truth").is_dir() {
         return Some(folder);
     }
-    println!("SKIPPED: {test}: no real data at {} (set LAMBDALAKE_TEST_DATA)", folder.display());
+    println!(
+        "SKIPPED: {test}: no real data at {} (set LAMBDALAKE_TEST_DATA)",
+        folder.display()
+    );
     None
 }

@@ -1,0 +1,78 @@
+//! The invariant any client can test at any moment: in one query, a view counts exactly the
+//! events of its stream, and everything acknowledged before the query is among them.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use crate::server::Server;
+
+const QUERIES: u32 = 1_000;
+
+#[test]
+fn views_count_their_stream_under_ingest_flushes_and_recomputes() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let server = Server::start(folder.path(), &["--flush-rows", "3000"]);
+    server.sql("CREATE TABLE s (k TEXT, x BIGINT) WITH (shard_key = 'k', shards = 2)");
+    server.sql("CREATE MATERIALIZED VIEW v AS SELECT k, count(*) AS n FROM s GROUP BY k");
+    server.sql(
+        "CREATE MATERIALIZED VIEW w AS SELECT x % 100 AS r, count(*) AS n FROM s GROUP BY x % 100",
+    );
+    let acknowledged = AtomicU64::new(0);
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut next = 0;
+            while !stop.load(Ordering::SeqCst) {
+                let body: String = (next..next + 25)
+                    .map(|x| format!("{{\"k\": \"k{}\", \"x\": {x}}}\n", x % 13))
+                    .collect();
+                server.ingest("s", "ndjson", &body);
+                next += 25;
+                acknowledged.store(next, Ordering::SeqCst);
+            }
+        });
+        scope.spawn(|| {
+            while !stop.load(Ordering::SeqCst) {
+                server.sql("REFRESH MATERIALIZED VIEW v");
+                server.sql("FLUSH s");
+                server.sql("REFRESH MATERIALIZED VIEW w");
+            }
+        });
+        // Whatever fails here, the other threads must end, or the scope waits for ever.
+        let checked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            for query in 0..QUERIES {
+                let before = acknowledged.load(Ordering::SeqCst);
+                let rows = server.rows(
+                    "SELECT (SELECT coalesce(sum(n), 0) FROM v) AS v, \
+                     (SELECT coalesce(sum(n), 0) FROM w) AS w, (SELECT count(*) FROM s) AS s",
+                );
+                let count = |column: &str| rows[0][column].as_u64().expect("a count");
+                assert_eq!(count("v"), count("s"), "query {query}");
+                assert_eq!(count("w"), count("s"), "query {query}");
+                assert!(
+                    count("s") >= before,
+                    "query {query}: {} of {before}",
+                    count("s")
+                );
+            }
+        }));
+        stop.store(true, Ordering::SeqCst);
+        checked.expect("the invariant holds");
+    });
+    let view = server.get("/api/v1/views/v").json();
+    assert!(view["version"].as_u64().expect("a version") > 2, "{view}");
+    let stream = server.get("/api/v1/streams/s").json();
+    assert!(
+        stream["master_version"].as_u64().expect("flushes") > 3,
+        "{stream}"
+    );
+    for run in server.get("/api/v1/runs").json()["runs"]
+        .as_array()
+        .expect("runs")
+    {
+        assert_eq!(run["status"], "succeeded", "{run}");
+        assert!(
+            run["audit"] == "equal" || run["audit"] == "nothing_to_compare",
+            "{run}"
+        );
+    }
+}
