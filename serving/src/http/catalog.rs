@@ -61,9 +61,19 @@ pub(super) async fn carry_out(
     }
 }
 
+/// How often a REFRESH looks whether the run before it has ended.
+const RUN_POLL: std::time::Duration = std::time::Duration::from_millis(20);
+
 /// Recomputes a view and answers with the finished run as one row.
 async fn refresh(engine: &dyn Engine, view: &str) -> Result<Answer, EngineError> {
-    let run_id = engine.recompute(view).await?;
+    // A run that began earlier may lack what the caller has just sent: it is let through,
+    // and another one started. The statement's timeout bounds the wait.
+    let run_id = loop {
+        match engine.recompute(view).await {
+            Err(error) if error.code == "already_running" => tokio::time::sleep(RUN_POLL).await,
+            started => break started?,
+        }
+    };
     let run = engine.wait_run(&run_id).await?;
     if let Some(error) = run.get("error").filter(|error| !error.is_null()) {
         let reason = match error {
