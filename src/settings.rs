@@ -163,7 +163,7 @@ settings! {
     /// up.
     tail_limit_bytes: usize = size("512MiB"), unit "BYTES", env "LAMBDALAKE_TAIL_LIMIT_BYTES";
 
-    /// States one view may hold. Beyond, the view is suspended; its stream stays healthy.
+    /// States of one tail part in a view whose states grow with the data. Beyond: 422; the stream stays healthy.
     view_state_budget_bytes: usize = size("256MiB"), unit "BYTES",
         env "LAMBDALAKE_VIEW_STATE_BUDGET_BYTES";
 }
