@@ -12,6 +12,7 @@
 
 mod describe;
 mod flush;
+mod ingest;
 mod maintenance;
 mod port;
 mod publisher;
