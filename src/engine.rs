@@ -10,6 +10,7 @@
 //! Three runtimes keep work apart: the I/O runtime serves HTTP, `compute` plans and runs
 //! queries and maps events, `batch` recomputes with fewer threads and its own memory.
 
+mod columns;
 mod describe;
 mod flush;
 mod ingest;
@@ -17,9 +18,10 @@ mod maintenance;
 mod port;
 mod publisher;
 mod recompute;
+mod rewrite;
 mod streams;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -43,6 +45,9 @@ pub use port::Port;
 use publisher::Publisher;
 use recompute::Running;
 
+/// What failed in the background is tried again after this long.
+const RETRY: Duration = Duration::from_secs(1);
+
 /// What one stream has beside its state in the publication log.
 struct StreamRuntime {
     definition: StreamDefinition,
@@ -53,6 +58,12 @@ struct StreamRuntime {
     waiting_since: Mutex<Option<Duration>>,
     /// Delta may lack what is published: after a start, and after a failed commit.
     mirror_is_behind: AtomicBool,
+    /// Integer columns that hold what no float can: no use to try and widen them again.
+    never_widened: Mutex<HashSet<String>>,
+    /// A thread writes outdated files again.
+    is_rewriting: AtomicBool,
+    /// When that failed last; it is tried again after [`RETRY`].
+    rewrite_failed: Mutex<Option<Duration>>,
     /// The last flush or Delta commit failed with this; cleared by the next success.
     trouble: Mutex<Option<String>>,
 }
@@ -68,6 +79,8 @@ pub struct Engine {
     batch_task: Arc<TaskContext>,
     history: History,
     running: Mutex<HashMap<String, Running>>,
+    /// Views whose states began anew and wait for a recompute.
+    to_fill: Mutex<BTreeSet<String>>,
     maintenance: Mutex<Option<maintenance::Maintenance>>,
     // Last: runtimes end after everything that runs on them. `None` once shut down.
     compute: Runtime,
@@ -126,6 +139,7 @@ impl Engine {
             mapper,
             queries,
             running: Mutex::default(),
+            to_fill: Mutex::default(),
             maintenance: Mutex::default(),
             compute,
             batch,

@@ -113,7 +113,8 @@ fn read_init(settings: &Settings) -> anyhow::Result<Vec<String>> {
         .map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))
 }
 
-/// Runs DDL at start. What exists already stays as it is, so the file may stay in place.
+/// Runs DDL at start. What exists already stays as it is, so the file may stay in place (an
+/// ADD COLUMN says IF NOT EXISTS for that).
 async fn run_init(engine: &Arc<Engine>, statements: Vec<String>) -> anyhow::Result<()> {
     use lambdalake_serving::Engine as _;
     let port = Port(Arc::clone(engine));
@@ -128,7 +129,8 @@ async fn run_init(engine: &Arc<Engine>, statements: Vec<String>) -> anyhow::Resu
                 spec.if_not_exists = true;
                 port.create_view(spec).await
             }
-            _ => anyhow::bail!("--init takes CREATE statements only, not: {text}"),
+            Statement::AlterStream(spec) => port.alter_stream(spec).await,
+            _ => anyhow::bail!("--init takes CREATE and ALTER statements only, not: {text}"),
         };
         done.map_err(|error| anyhow::anyhow!("--init: {error}: {text}"))?;
     }

@@ -75,6 +75,9 @@ impl DeltaMirror {
 
     /// Brings the Delta table to the published state of the stream. After an error the
     /// table is behind but right; the next call rolls it forward.
+    ///
+    /// Every file must have the types of the stream's columns: what Delta's readers see has
+    /// one type per column.
     pub async fn roll_forward(&mut self, state: &StreamState) -> Result<()> {
         if refused_column(&state.definition).is_some() {
             return Ok(());
@@ -101,7 +104,7 @@ impl DeltaMirror {
             self.table = Some(table);
             return Ok(());
         }
-        let mut actions = Vec::new();
+        let mut actions = removed(&table, state)?;
         let schema = kernel_schema(&state.definition)?;
         if table.snapshot()?.schema().as_ref() != &schema {
             let metadata = table
@@ -177,6 +180,18 @@ impl DeltaMirror {
             .with_columns(schema.fields().cloned())
             .await?)
     }
+}
+
+/// What takes files out of the table that the stream has no more.
+fn removed(table: &DeltaTable, state: &StreamState) -> Result<Vec<Action>> {
+    let kept: HashSet<&str> = state.files.iter().map(|file| file.path.as_str()).collect();
+    let files = table.snapshot()?.snapshot().log_data();
+    let gone = files
+        .iter()
+        .filter(|file| !kept.contains(file.path().as_ref()));
+    Ok(gone
+        .map(|file| Action::Remove(file.remove_action(true)))
+        .collect())
 }
 
 fn kernel_schema(definition: &StreamDefinition) -> Result<StructType> {

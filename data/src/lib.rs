@@ -17,6 +17,7 @@ pub mod scan;
 pub mod schema;
 pub mod store;
 pub mod tail;
+pub mod widen;
 
 pub use clock::{Clock, SystemClock};
 pub use cut::{Cut, CutRange, Position};

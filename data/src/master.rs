@@ -9,13 +9,15 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, RecordBatch};
 use arrow::compute::{SortColumn, SortOptions, concat_batches, lexsort_to_indices, take_arrays};
 use arrow::datatypes::SchemaRef;
+use bytes::Bytes;
 use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 
 use crate::cut::CutRange;
 use crate::disk::{Disk, StagedWriter};
-use crate::error::Result;
+use crate::error::{DataError, Result};
 use crate::publication::MasterFile;
 use crate::schema::{OFFSET, SHARD, StreamDefinition, adapt};
 use crate::tail::TailPart;
@@ -59,7 +61,7 @@ pub fn write_part(
     let sorted = sort_events(&events, definition.event_time.as_deref())?;
     drop(events);
 
-    let name = format!("{version:010}-{}.parquet", uuid::Uuid::new_v4());
+    let name = new_name(version);
     let path = format!("{}/{name}", definition.master_folder());
     let (bytes, crc32c) = write_parquet(disk, &path, &schema, [sorted])?;
     let range: CutRange = part.range();
@@ -72,6 +74,43 @@ pub fn write_part(
         schema_id: definition.schema_id,
         version,
     }))
+}
+
+/// Writes a master file again under the stream's columns of today: the same events in the
+/// same order under a new name. Durable on return, but in no dataset until it is published.
+pub fn rewrite_file(
+    disk: &dyn Disk,
+    definition: &StreamDefinition,
+    file: &MasterFile,
+    version: u64,
+) -> Result<MasterFile> {
+    let folder = definition.master_folder();
+    let path = format!("{folder}/{}", file.path);
+    let old = disk.read(&path)?.ok_or_else(|| DataError::Damaged {
+        path: path.into(),
+        reason: "the file is gone".to_owned(),
+    })?;
+    let schema = definition.stored_schema();
+    let reader = ParquetRecordBatchReaderBuilder::try_new(Bytes::from(old))?.build()?;
+    let name = new_name(version);
+    let staged = StagedWriter::new(disk.stage(&format!("{folder}/{name}"))?);
+    let mut writer = ArrowWriter::try_new(staged, Arc::clone(&schema), Some(writer_properties()?))?;
+    for batch in reader {
+        writer.write(&adapt(&batch?, &schema)?)?;
+    }
+    let (bytes, crc32c) = writer.into_inner()?.publish()?;
+    Ok(MasterFile {
+        path: name,
+        bytes,
+        crc32c,
+        schema_id: definition.schema_id,
+        version,
+        ..file.clone()
+    })
+}
+
+fn new_name(version: u64) -> String {
+    format!("{version:010}-{}.parquet", uuid::Uuid::new_v4())
 }
 
 /// Writes one shared Parquet file; returns its length and checksum.

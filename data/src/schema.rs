@@ -12,6 +12,7 @@ use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef, TimeUnit};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{DataError, Result};
+use crate::widen::widened;
 
 /// Number of the shard, from 0.
 pub const SHARD: &str = "_shard";
@@ -79,7 +80,8 @@ pub struct Column {
 }
 
 impl Column {
-    fn from_field(field: &Field) -> Option<Self> {
+    /// The column of an Arrow field; `None` for a type no stream can hold.
+    pub fn from_field(field: &Field) -> Option<Self> {
         let column_type = match field.data_type() {
             DataType::Boolean => ColumnType::Boolean,
             DataType::Int64 => ColumnType::Int64,
@@ -125,6 +127,10 @@ pub struct StreamDefinition {
     /// Tells a stream from an earlier one of the same name that was dropped.
     pub incarnation: u64,
     pub schema_id: u32,
+    /// The schema id that last changed the type of a column. Files of an earlier one hold the
+    /// narrower type: they are read with a cast, and written again for other readers.
+    #[serde(default)]
+    pub types_since: u32,
     pub columns: Vec<Column>,
     /// The column that files are sorted by; `None` keeps the order of arrival.
     pub event_time: Option<String>,
@@ -148,14 +154,21 @@ impl StreamDefinition {
         stored_schema(&self.user_schema())
     }
 
-    /// The next schema id with these user columns.
+    /// The next schema id with these user columns, which keep the types of known ones.
     pub fn with_schema(&self, schema: &Schema) -> Result<Self> {
-        let columns = columns_of(schema)?;
-        Ok(Self {
-            schema_id: self.schema_id + 1,
+        Ok(self.with_columns(columns_of(schema)?))
+    }
+
+    /// The next schema id with these user columns.
+    pub fn with_columns(&self, columns: Vec<Column>) -> Self {
+        let schema_id = self.schema_id + 1;
+        let widened = !widened(&self.columns, &columns).is_empty();
+        Self {
+            schema_id,
+            types_since: if widened { schema_id } else { self.types_since },
             columns,
             ..self.clone()
-        })
+        }
     }
 
     /// Where the master dataset of this stream lies.

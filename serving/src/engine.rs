@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use arrow::datatypes::{Field, SchemaRef};
+use arrow::datatypes::{DataType, Field, SchemaRef};
 use async_trait::async_trait;
 use bytes::Bytes;
 use datafusion::execution::SendableRecordBatchStream;
@@ -28,6 +28,9 @@ pub trait Engine: Send + Sync + 'static {
     async fn create_stream(&self, spec: StreamSpec) -> Result<(), EngineError>;
     /// Makes a view. Conflict if it exists and the spec does not say `if_not_exists`.
     async fn create_view(&self, spec: ViewSpec) -> Result<(), EngineError>;
+    /// Changes a stream's columns. NotFound for an unknown stream or column, Conflict for a
+    /// column that exists or cannot change its type.
+    async fn alter_stream(&self, spec: AlterSpec) -> Result<(), EngineError>;
     /// Removes a stream. NotFound unless `if_exists`; Conflict while views read it.
     async fn drop_stream(&self, name: &str, if_exists: bool) -> Result<(), EngineError>;
     /// Removes a view. NotFound unless `if_exists`.
@@ -132,6 +135,34 @@ pub struct StreamSpec {
     pub shard_key: Option<String>,
     /// Number of shards, at least 1; `None` means the engine's default.
     pub shards: Option<u32>,
+}
+
+/// Changes of a stream's columns: all of them or none.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AlterSpec {
+    /// The stream's name.
+    pub stream: String,
+    /// In the order of the statement.
+    pub changes: Vec<ColumnChange>,
+}
+
+/// One change of a column.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ColumnChange {
+    /// `ADD COLUMN`; older events have null in it.
+    Add {
+        /// A nullable column of a type that streams can hold.
+        field: Field,
+        /// A column of that name is fine.
+        if_not_exists: bool,
+    },
+    /// `ALTER COLUMN ... TYPE`.
+    SetType {
+        /// The column.
+        name: String,
+        /// What it becomes.
+        data_type: DataType,
+    },
 }
 
 /// A view to make.

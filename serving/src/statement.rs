@@ -6,6 +6,7 @@
 //!
 //! Identifiers follow PostgreSQL: unquoted ones fold to lower case, quoted ones keep their case.
 
+mod alter;
 mod columns;
 mod options;
 
@@ -20,7 +21,7 @@ use datafusion::sql::sqlparser::tokenizer::{
     Location, Token, TokenWithSpan, Tokenizer, Whitespace,
 };
 
-use crate::engine::{StreamSpec, ViewSpec};
+use crate::engine::{AlterSpec, StreamSpec, ViewSpec};
 use crate::error::EngineError;
 
 /// Characters of a stream's or view's name: names become folders and metric labels.
@@ -31,13 +32,15 @@ const MAX_DEPTH: usize = 64;
 
 /// What this engine understands, for the hint of every refusal.
 const UNDERSTOOD: &str = "understood are SELECT, WITH, VALUES, EXPLAIN, SHOW TABLES, DESCRIBE, \
-     CREATE TABLE, CREATE MATERIALIZED VIEW, REFRESH MATERIALIZED VIEW, DROP and FLUSH";
+     CREATE TABLE, ALTER TABLE, CREATE MATERIALIZED VIEW, REFRESH MATERIALIZED VIEW, DROP and FLUSH";
 
 /// One statement that this engine carries out.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Statement {
     /// `CREATE TABLE`.
     CreateStream(StreamSpec),
+    /// `ALTER TABLE`.
+    AlterStream(AlterSpec),
     /// `CREATE MATERIALIZED VIEW`.
     CreateView(ViewSpec),
     /// `DROP TABLE` or `DROP [MATERIALIZED] VIEW`.
@@ -145,6 +148,7 @@ fn classify(parsed: Parsed, sql: &str, tokens: &[TokenWithSpan]) -> Result<State
             }
             Ok(Statement::ShowTables)
         }
+        Parsed::AlterTable(alter) => alter::alter_stream(alter).map(Statement::AlterStream),
         Parsed::CreateTable(create) => create_stream(create).map(Statement::CreateStream),
         Parsed::CreateView(create) => {
             create_view(create, select_text(sql, tokens)?).map(Statement::CreateView)
@@ -346,7 +350,9 @@ fn refuse_by_first_words(words: &[&str]) -> Result<(), EngineError> {
         ("BEGIN" | "START" | "COMMIT" | "ROLLBACK" | "SAVEPOINT", _) => {
             "there are no transactions: each query sees one consistent snapshot"
         }
-        ("ALTER", _) => "drop and create it again",
+        ("ALTER", [other, ..]) if *other != "TABLE" => {
+            "only ALTER TABLE is: drop it and create it again"
+        }
         (
             "ATTACH" | "DETACH" | "GRANT" | "REVOKE" | "PREPARE" | "EXECUTE" | "DEALLOCATE"
             | "ANALYZE" | "VACUUM" | "CALL" | "LOAD" | "INSTALL" | "DECLARE" | "FETCH" | "CLOSE"

@@ -22,6 +22,13 @@ pub enum SpeedError {
     #[error("stream {stream} could not be logged: {source}")]
     Log { stream: String, source: DataError },
 
+    /// The stream's columns could not be changed as asked; nothing changed.
+    #[error("the columns of stream {stream} were not changed: {source}")]
+    NotRedefined {
+        stream: String,
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+
     /// A view's states outgrew their budget; the stream is not affected.
     #[error(
         "the states of a part of the tail take {bytes} bytes, over the view's budget of {budget}"

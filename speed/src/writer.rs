@@ -51,8 +51,19 @@ pub struct Request {
     pub reply: oneshot::Sender<Result<CutRange, SpeedError>>,
 }
 
+/// Decides on a stream's next definition, given its tail as it is between two groups, and
+/// makes it durable; `None` leaves all as it is.
+pub type Redefinition = Box<
+    dyn FnOnce(
+            &StreamTail,
+        )
+            -> Result<Option<StreamDefinition>, Box<dyn std::error::Error + Send + Sync>>
+        + Send,
+>;
+
 enum Command {
     Append(Box<Request>),
+    Redefine(Redefinition, oneshot::Sender<Result<(), SpeedError>>),
     Seal(oneshot::Sender<Option<TailPart>>),
     Forget(Cut),
     Stop,
@@ -131,7 +142,11 @@ impl StreamWriter {
                 answered.remember(key, header.range.clone());
             }
             let Some(events) = events else { continue };
-            if let Some(columns) = header.new_columns {
+            // A definition that was published later knows these columns, and maybe wider.
+            if let Some(columns) = header
+                .new_columns
+                .filter(|_| header.schema_id > definition.schema_id)
+            {
                 definition.columns = columns;
                 definition.schema_id = header.schema_id;
             }
@@ -345,6 +360,20 @@ impl StreamWriter {
         }
     }
 
+    /// Changes the columns between two groups. Requests that were parsed under the columns
+    /// before are adapted, or sent back with `SchemaMoved`.
+    fn redefine(&mut self, change: Redefinition) -> Result<(), SpeedError> {
+        let next = change(&self.tail).map_err(|source| SpeedError::NotRedefined {
+            stream: self.tail.definition.name.clone(),
+            source,
+        })?;
+        if let Some(next) = next {
+            self.tail.definition = Arc::new(next);
+            (self.publish)(self.tail.clone());
+        }
+        Ok(())
+    }
+
     /// Seals the active part and begins another. `None` when there is nothing to flush. A
     /// part sealed before whose flush failed is handed out again.
     pub fn seal(&mut self) -> Option<TailPart> {
@@ -475,6 +504,17 @@ impl WriterHandle {
         sealed.blocking_recv().map_err(|_| self.closed())
     }
 
+    /// Changes the stream's columns; see [`Redefinition`]. Waits for its turn.
+    ///
+    /// Errors: `NotRedefined` with what the change returned, `Closed`.
+    pub fn redefine(&self, change: Redefinition) -> Result<(), SpeedError> {
+        let (reply, redefined) = oneshot::channel();
+        self.commands
+            .send(Command::Redefine(change, reply))
+            .map_err(|_| self.closed())?;
+        redefined.blocking_recv().map_err(|_| self.closed())?
+    }
+
     pub fn forget(&self, covered: Cut) -> Result<(), SpeedError> {
         self.commands
             .send(Command::Forget(covered))
@@ -535,6 +575,11 @@ fn run(writer: &mut StreamWriter, queue: &Receiver<Command>) {
             Command::Seal(reply) => {
                 if reply.send(writer.seal()).is_err() {
                     tracing::debug!("the flusher left; the part stays sealed for the next one");
+                }
+            }
+            Command::Redefine(change, reply) => {
+                if reply.send(writer.redefine(change)).is_err() {
+                    tracing::debug!("nobody waits for the change of columns any more");
                 }
             }
             Command::Forget(covered) => writer.forget(&covered),

@@ -8,6 +8,7 @@ use lambdalake_data::schema::is_hidden;
 use lambdalake_serving::engine::Health;
 use lambdalake_serving::snapshot::{StreamSnapshot, ViewSnapshot};
 
+use super::rewrite::outdated;
 use super::{Engine, lock};
 
 fn columns(schema: &datafusion::arrow::datatypes::Schema) -> Vec<Value> {
@@ -52,6 +53,7 @@ impl Engine {
             "cut": shards.map(|shard| stream.state.cut.offset(shard)).collect::<Vec<_>>(),
             "master_version": stream.state.master_version,
             "files": stream.state.files.len(),
+            "files_to_rewrite": outdated(&stream.state).count(),
             "tail_rows": stream.tail_rows(),
             "tail_bytes": tail,
             "lag_events": stream.tail_rows(),

@@ -19,6 +19,7 @@ use lambdalake_data::tail::TailPart;
 use lambdalake_data::{Cut, CutRange, DataError};
 use lambdalake_serving::snapshot::{ViewSnapshot, scan_files};
 
+use super::rewrite::outdated;
 use super::{Engine, StreamRuntime, lock};
 
 /// A view's next pane and the panes it takes the place of.
@@ -64,6 +65,8 @@ impl Engine {
     ) -> anyhow::Result<()> {
         let publication = self.publisher.publication();
         match publication.streams.get(&stream.definition.name) {
+            // Rolled forward once outdated files are written again (see `rewrite`).
+            Some(state) if outdated(state).next().is_some() => Ok(()),
             Some(state) if state.definition.incarnation == stream.definition.incarnation => {
                 Ok(self.compute.block_on(mirror.roll_forward(state))?)
             }
@@ -168,7 +171,10 @@ impl Engine {
             }
             state.cut = part.end().clone();
             state.master_version += 1;
-            state.definition = definition.clone();
+            // A change of columns may have been published since the part was written.
+            if definition.schema_id >= state.definition.schema_id {
+                state.definition = definition.clone();
+            }
             state.files.extend(file);
             for (name, pane) in panes {
                 let Some(view) = next.views.get_mut(&name) else {

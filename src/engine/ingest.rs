@@ -5,14 +5,16 @@ use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use lambdalake_data::input::{self, Format, InputError, Parsed};
+use lambdalake_data::schema::{StreamDefinition, columns_of};
+use lambdalake_data::widen::{never_widening, widened};
 use lambdalake_serving::engine::{
     EngineError, ErrorKind, IngestReply, IngestRequest, OffsetRange, RowError, StreamSpec,
 };
 use lambdalake_speed::SpeedError;
 use lambdalake_speed::writer::Request;
 
-use super::Engine;
-use super::port::{from_speed, unknown_stream};
+use super::port::{from_data, from_speed, unknown_stream};
+use super::{Engine, StreamRuntime, lock};
 
 /// Rejections listed in an answer; all are counted.
 const LISTED_REJECTIONS: usize = 100;
@@ -85,6 +87,31 @@ impl Engine {
         input::parse(body, format, schema, &limits).map_err(from_input)
     }
 
+    /// Parses under a stream's columns, and widens those that must. `None` if the columns have
+    /// changed, by this or by another request: parse again under the newest ones.
+    fn parse_widening(
+        self: &Arc<Self>,
+        stream: &StreamRuntime,
+        definition: &StreamDefinition,
+        request: &IngestRequest,
+    ) -> Result<Option<Parsed>, EngineError> {
+        let mut fixed = lock(&stream.never_widened).clone();
+        for _ in 0..PARSE_ATTEMPTS {
+            let schema = never_widening(&definition.user_schema(), &fixed);
+            let parsed = self.parse(request, &schema)?;
+            let columns = columns_of(parsed.batch.schema_ref()).map_err(from_data)?;
+            if widened(&definition.columns, &columns).is_empty() {
+                return Ok(Some(parsed));
+            }
+            let refused = self.widen(stream, &definition.columns, &columns)?;
+            if refused.is_empty() {
+                return Ok(None);
+            }
+            fixed.extend(refused);
+        }
+        Ok(None)
+    }
+
     /// Makes a stream out of a first batch, if the settings allow it.
     fn auto_create(
         self: &Arc<Self>,
@@ -134,18 +161,24 @@ impl Engine {
                 .await??;
             return Ok(parsed.map(|parsed| reply_of(parsed, None)));
         };
-        let body = Arc::clone(request);
-        let schema = definition.user_schema();
-        let parsed = self
-            .off_io(move |engine| engine.parse(&body, &schema))
-            .await??;
-        if parsed.batch.num_rows() == 0 {
-            return Ok(Some(reply_of(parsed, None)));
-        }
         let runtime = self.stream_runtime(&request.stream).ok_or_else(|| {
             let message = format!("stream {} is being created or dropped", request.stream);
             EngineError::new(ErrorKind::Busy, "creating", message)
         })?;
+        let (body, stream, of) = (
+            Arc::clone(request),
+            Arc::clone(&runtime),
+            Arc::clone(&definition),
+        );
+        let parsed = self
+            .off_io(move |engine| engine.parse_widening(&stream, &of, &body))
+            .await??;
+        let Some(parsed) = parsed else {
+            return Ok(None);
+        };
+        if parsed.batch.num_rows() == 0 {
+            return Ok(Some(reply_of(parsed, None)));
+        }
         let (reply, answered) = tokio::sync::oneshot::channel();
         runtime
             .writer

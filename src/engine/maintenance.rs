@@ -13,13 +13,10 @@ use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 use lambdalake_batch::schedule::{Schedule, Scheduled};
 use lambdalake_serving::engine::ErrorKind;
 
-use super::{Engine, StreamRuntime, lock};
+use super::{Engine, RETRY, StreamRuntime, lock};
 
 /// How often tails and schedules are looked at.
 const TICK: Duration = Duration::from_millis(100);
-
-/// A stream whose flush failed is tried again after this long.
-const RETRY: Duration = Duration::from_secs(1);
 
 pub(super) struct Maintenance {
     // Bounded and only ever closed: its end tells the thread to stop.
@@ -64,8 +61,10 @@ fn tick(engine: &Weak<Engine>, schedule: &mut Schedule) -> bool {
     };
     for stream in engine.all_streams() {
         engine.flush_if_due(&stream);
+        engine.rewrite_if_due(&stream);
     }
     engine.start_due_recomputes(schedule);
+    engine.fill_emptied_views();
     engine.map_ahead();
     true
 }

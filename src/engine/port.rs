@@ -5,8 +5,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use lambdalake_data::DataError;
 use lambdalake_serving::engine::{
-    self as port, Answer, EngineError, ErrorKind, Health, IngestReply, IngestRequest, QueryRequest,
-    StreamSpec, ViewSpec,
+    self as port, AlterSpec, Answer, EngineError, ErrorKind, Health, IngestReply, IngestRequest,
+    QueryRequest, StreamSpec, ViewSpec,
 };
 use lambdalake_speed::SpeedError;
 use lambdalake_views::ViewError;
@@ -103,6 +103,12 @@ impl port::Engine for Port {
     async fn create_stream(&self, spec: StreamSpec) -> Result<(), EngineError> {
         self.0
             .off_io(move |engine| engine.make_stream(spec))
+            .await?
+    }
+
+    async fn alter_stream(&self, spec: AlterSpec) -> Result<(), EngineError> {
+        self.0
+            .off_io(move |engine| engine.alter_stream(spec))
             .await?
     }
 

@@ -91,17 +91,13 @@ impl Drop for Kept {
     }
 }
 
-struct Compiled {
-    view: Arc<View>,
-    incarnation: u64,
-}
-
 #[derive(Default)]
 struct Live {
     publication: Arc<Publication>,
     /// By master folder, which tells a stream from a dropped one of the same name.
     tails: HashMap<String, StreamTail>,
-    compiled: HashMap<String, Compiled>,
+    /// By name and incarnation: the next one is compiled before the entry that names it.
+    compiled: HashMap<(String, u64), Arc<View>>,
     kept: HashMap<String, Arc<Kept>>,
     /// States files that are not there or not whole; what they held is mapped again.
     unusable: HashSet<String>,
@@ -150,11 +146,8 @@ impl Publisher {
                 live.unusable
                     .extend(states_files(state).map(|file| file.path.clone()));
             }
-            let compiled = Compiled {
-                view,
-                incarnation: state.incarnation,
-            };
-            live.compiled.insert(state.name.clone(), compiled);
+            let key = (state.name.clone(), state.incarnation);
+            live.compiled.insert(key, view);
         }
         let publisher = Self {
             disk,
@@ -198,7 +191,7 @@ impl Publisher {
     pub fn add_compiled(&self, name: &str, incarnation: u64, view: Arc<View>) {
         lock(&self.live)
             .compiled
-            .insert(name.to_owned(), Compiled { view, incarnation });
+            .insert((name.to_owned(), incarnation), view);
     }
 
     /// Takes a stream's newest tail; called by its writer after every apply.
@@ -262,13 +255,10 @@ impl Publisher {
             let Some(stream) = snapshot.streams.get(&state.stream) else {
                 continue;
             };
-            let Some(compiled) = live.compiled.get(name) else {
+            let Some(view) = live.compiled.get(&(name.clone(), state.incarnation)) else {
                 continue;
             };
-            if compiled.incarnation != state.incarnation {
-                continue;
-            }
-            let view = Arc::clone(&compiled.view);
+            let view = Arc::clone(view);
             let usable =
                 |files: &[StatesFile]| files.iter().all(|file| !live.unusable.contains(&file.path));
             let version = state
@@ -321,11 +311,9 @@ impl Publisher {
             }
         }
         let publication = Arc::clone(&live.publication);
-        live.compiled.retain(|name, compiled| {
-            publication
-                .views
-                .get(name)
-                .is_none_or(|view| view.incarnation == compiled.incarnation)
+        live.compiled.retain(|(name, incarnation), _| {
+            let is_current = |view: &Arc<ViewState>| view.incarnation == *incarnation;
+            *incarnation > publication.number || publication.views.get(name).is_some_and(is_current)
         });
     }
 
@@ -350,14 +338,6 @@ impl Publisher {
             if let Err(error) = self.disk.remove(path) {
                 tracing::warn!(path, %error, "left behind; the next start removes it");
             }
-        }
-    }
-
-    /// Forgets a dropped view's plan.
-    pub fn remove_compiled(&self, name: &str) {
-        let mut live = lock(&self.live);
-        if !live.publication.views.contains_key(name) {
-            live.compiled.remove(name);
         }
     }
 

@@ -249,7 +249,9 @@ impl Engine {
             Ok(number)
         });
         published.map_err(|error| match error {
-            ChangeError::Unchanged => anyhow::anyhow!("the view was dropped during the run"),
+            ChangeError::Unchanged => anyhow::anyhow!(
+                "the view was dropped, or a column it reads changed its type, during the run"
+            ),
             other => other.into_engine().into(),
         })
     }

@@ -7,6 +7,7 @@ use lambdalake_data::delta::DeltaMirror;
 use lambdalake_data::log::Log;
 use lambdalake_data::publication::{StreamState, ViewState};
 use lambdalake_data::schema::{StreamDefinition, columns_of};
+use lambdalake_data::widen::widened;
 use lambdalake_data::{Cut, DataError};
 use lambdalake_serving::engine::{EngineError, ErrorKind, StreamSpec, ViewSpec};
 use lambdalake_speed::SpeedError;
@@ -70,6 +71,9 @@ impl Engine {
             flush: Mutex::new(DeltaMirror::new(Arc::clone(&self.disk), definition)),
             mirror_is_behind: true.into(),
             waiting_since: Mutex::default(),
+            never_widened: Mutex::default(),
+            is_rewriting: false.into(),
+            rewrite_failed: Mutex::default(),
             trouble: Mutex::default(),
         };
         lock(&self.streams).insert(definition.name.clone(), Arc::new(runtime));
@@ -112,6 +116,7 @@ impl Engine {
                 name: spec.name.clone(),
                 incarnation: next.number,
                 schema_id: 1,
+                types_since: 0,
                 columns,
                 event_time: spec.event_time.clone(),
                 shard_key: spec.shard_key.clone(),
@@ -182,9 +187,15 @@ impl Engine {
             if next.views.contains_key(&spec.name) {
                 return Ok(false);
             }
-            if !next.streams.contains_key(&stream) {
+            let Some(source) = next.streams.get(&stream) else {
                 let message = format!("stream {stream} was dropped meanwhile");
                 let error = EngineError::not_found("unknown_stream", message);
+                return Err(ChangeError::Engine(error));
+            };
+            // The view was compiled for types that a change of columns has just replaced.
+            if !widened(&columns, &source.definition.columns).is_empty() {
+                let message = format!("the columns of stream {stream} change; try again");
+                let error = EngineError::new(ErrorKind::Busy, "schema_moving", message);
                 return Err(ChangeError::Engine(error));
             }
             let state = ViewState {
@@ -266,7 +277,6 @@ impl Engine {
                 if let Some(running) = lock(&self.running).get(name) {
                     running.cancel();
                 }
-                self.publisher.remove_compiled(name);
                 Ok(())
             }
         }

@@ -7,6 +7,7 @@ mod invariant;
 mod layering;
 mod real_log;
 mod restart;
+mod schema_change;
 mod server;
 mod tidy;
 mod views_sql;

@@ -2,6 +2,8 @@
 
 use arrow::datatypes::{DataType, Field, FieldRef, TimeUnit};
 
+use crate::widen::is_never_widened;
+
 use super::shape::{BEFORE_ROWS, Members, Progress};
 use super::value::{Flaw, Value, as_float, as_int, is_exact_in_float};
 use super::{InputError, time};
@@ -17,8 +19,10 @@ pub(super) struct Column {
     /// The last row that changed its kind to another, and from what.
     changed: u64,
     before: Simple,
-    /// It has held an integer beyond 2^53.
-    wide: bool,
+    /// The first row whose integer is beyond 2^53.
+    wide: Option<u64>,
+    /// An integer column of the stream may become a float one.
+    widens: bool,
 }
 
 pub(super) enum Kind {
@@ -50,7 +54,8 @@ impl Column {
             born: row,
             changed: BEFORE_ROWS,
             before: Simple::Unknown,
-            wide: false,
+            wide: None,
+            widens: true,
         }
     }
 
@@ -76,6 +81,7 @@ impl Column {
             kind,
             known: Some(field.clone()),
             nullable: field.is_nullable(),
+            widens: !is_never_widened(field),
             ..Column::new(field.name(), BEFORE_ROWS)
         })
     }
@@ -121,10 +127,21 @@ impl Column {
         let is_new = self.known.is_none();
         match (simple, value) {
             (Simple::Int, Value::Float(_)) if is_new => {
-                progress.recheck |= self.wide;
+                progress.recheck |= self.wide.is_some();
                 self.change(Simple::Float, progress);
             }
-            (Simple::Int, Value::Int(number)) => self.wide |= !is_exact_in_float(*number),
+            // The stream's own integer column: its history decides, too (`crate::widen`).
+            (Simple::Int, Value::Float(_))
+                if self.widens && self.wide.is_none() && as_int(value).is_none() =>
+            {
+                self.change(Simple::Float, progress);
+            }
+            (Simple::Int, Value::Int(number)) if !is_exact_in_float(*number) => {
+                if self.wide.is_none() {
+                    self.wide = Some(progress.row);
+                    progress.touched = true;
+                }
+            }
             (Simple::TimeText, Value::Text(text)) if time::from_rfc3339(text).is_none() => {
                 self.change(Simple::Text, progress);
             }
@@ -219,6 +236,9 @@ impl Column {
     pub fn take_back(&mut self, row: u64) {
         if self.changed == row {
             self.kind = Kind::Simple(self.before);
+        }
+        if self.wide == Some(row) {
+            self.wide = None;
         }
         match &mut self.kind {
             Kind::Simple(_) => {}

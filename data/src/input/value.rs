@@ -3,8 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
-/// Integers up to here are exact in an `f64`.
-const EXACT_IN_FLOAT: i64 = 1 << 53;
+use crate::widen::EXACT_IN_FLOAT;
 
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Value<'a> {

@@ -26,6 +26,11 @@ pub(super) async fn carry_out(
             engine.create_stream(spec).await?;
             done(format!("stream {name} created"))
         }
+        Statement::AlterStream(spec) => {
+            let name = spec.stream.clone();
+            engine.alter_stream(spec).await?;
+            done(format!("stream {name} altered"))
+        }
         Statement::CreateView(spec) => {
             let name = spec.name.clone();
             engine.create_view(spec).await?;

@@ -18,7 +18,7 @@ const ALLOWED: &str = "allowed are BOOLEAN, BIGINT, DOUBLE, TEXT, TIMESTAMP, arr
      as BIGINT[], and STRUCT<name TYPE, ...>";
 
 /// Stored with every event by the engine itself.
-const RESERVED: [&str; 4] = ["_shard", "_offset", "_ingested_at", "_producer"];
+const RESERVED: [&str; 5] = ["_shard", "_offset", "_ingested_at", "_producer", "_rest"];
 
 /// The fields of a column list, in order.
 pub(super) fn fields(columns: &[ColumnDef]) -> Result<Vec<Field>, EngineError> {
@@ -76,7 +76,7 @@ fn is_nullable(name: &str, column: &ColumnDef) -> Result<bool, EngineError> {
     Ok(is_nullable)
 }
 
-fn data_type(column: &str, sql: &SqlType) -> Result<DataType, EngineError> {
+pub(super) fn data_type(column: &str, sql: &SqlType) -> Result<DataType, EngineError> {
     let refused = || {
         EngineError::bad_request(
             "invalid_type",

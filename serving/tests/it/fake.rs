@@ -12,8 +12,8 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::prelude::SessionContext;
 use futures::StreamExt;
 use lambdalake_serving::engine::{
-    Answer, Engine, EngineError, ErrorKind, Health, IngestReply, IngestRequest, OffsetRange,
-    QueryRequest, QueryStats, RowError, StreamSpec, ViewSpec,
+    AlterSpec, Answer, Engine, EngineError, ErrorKind, Health, IngestReply, IngestRequest,
+    OffsetRange, QueryRequest, QueryStats, RowError, StreamSpec, ViewSpec,
 };
 use serde_json::{Value, json};
 
@@ -134,6 +134,10 @@ impl Engine for Fake {
 
     async fn create_view(&self, spec: ViewSpec) -> Result<(), EngineError> {
         self.note(format!("create_view {}: {}", spec.name, spec.select))
+    }
+
+    async fn alter_stream(&self, spec: AlterSpec) -> Result<(), EngineError> {
+        self.note(format!("alter_stream {}", spec.stream))
     }
 
     async fn drop_stream(&self, name: &str, if_exists: bool) -> Result<(), EngineError> {

@@ -1,0 +1,105 @@
+//! Master files in the types of today.
+//!
+//! After a column widened, older files still hold integers in it. The engine reads them with
+//! a cast; Delta and its readers cannot. So such files are written again, in a thread of
+//! their own, and one publication entry puts all of them in the place of the old ones. Until
+//! then the Delta table stays at its version before: behind, but right.
+//!
+//! The old files stay on disk until the next start, because snapshots and other readers may
+//! still be reading them; at start what the newest entry does not name goes.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use lambdalake_data::DataError;
+use lambdalake_data::master::rewrite_file;
+use lambdalake_data::publication::{MasterFile, StreamState};
+
+use super::{Engine, StreamRuntime, lock};
+
+/// Files whose columns have other types than the stream has today.
+pub(super) fn outdated(state: &StreamState) -> impl Iterator<Item = &MasterFile> {
+    let since = state.definition.types_since;
+    state
+        .files
+        .iter()
+        .filter(move |file| file.schema_id < since)
+}
+
+impl Engine {
+    /// Starts the rewriting of a stream's outdated files, if there are any and nobody does.
+    pub(super) fn rewrite_if_due(self: &Arc<Self>, stream: &Arc<StreamRuntime>) {
+        let publication = self.publisher.publication();
+        let is_due = publication
+            .streams
+            .get(&stream.definition.name)
+            .is_some_and(|state| outdated(state).next().is_some());
+        let now = self.clock.monotonic();
+        let may_try = lock(&stream.rewrite_failed).is_none_or(|at| now >= at + super::RETRY);
+        if !is_due || !may_try || stream.is_rewriting.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let (engine, of) = (Arc::clone(self), Arc::clone(stream));
+        let spawned = std::thread::Builder::new()
+            .name("rewrite".to_owned())
+            .spawn(move || {
+                let rewritten = engine.rewrite(&of);
+                if let Err(error) = &rewritten {
+                    tracing::warn!(
+                        stream = of.definition.name,
+                        error = format!("{error:#}"),
+                        "files could not be written in the new types, trying again"
+                    );
+                }
+                *lock(&of.rewrite_failed) = rewritten.err().map(|_| engine.clock.monotonic());
+                of.is_rewriting.store(false, Ordering::Release);
+            });
+        if let Err(error) = spawned {
+            tracing::warn!(%error, "no thread to rewrite files, trying again");
+            *lock(&stream.rewrite_failed) = Some(now);
+            stream.is_rewriting.store(false, Ordering::Release);
+        }
+    }
+
+    fn rewrite(&self, stream: &StreamRuntime) -> anyhow::Result<()> {
+        let name = &stream.definition.name;
+        let publication = self.publisher.publication();
+        let Some(state) = publication.streams.get(name) else {
+            return Ok(());
+        };
+        let mut written = HashMap::new();
+        for file in outdated(state) {
+            let version = state.master_version + 1;
+            let new = rewrite_file(self.disk.as_ref(), &state.definition, file, version)?;
+            written.insert(file.path.clone(), new);
+        }
+        let files = written.len();
+        // Under the flush lock, so that Delta follows before the next flush adds to it.
+        {
+            let _flush = lock(&stream.flush);
+            self.publisher.change(|next| -> Result<(), DataError> {
+                let Some(state) = next
+                    .streams
+                    .get_mut(name)
+                    .filter(|s| s.definition.incarnation == stream.definition.incarnation)
+                else {
+                    return Ok(());
+                };
+                let state = Arc::make_mut(state);
+                state.master_version += 1;
+                for file in &mut state.files {
+                    if let Some(new) = written.remove(&file.path) {
+                        *file = MasterFile {
+                            version: state.master_version,
+                            ..new
+                        };
+                    }
+                }
+                Ok(())
+            })?;
+        }
+        tracing::info!(stream = name, files, "files written in the types of today");
+        self.flush_stream(stream)
+    }
+}

@@ -1,0 +1,311 @@
+//! Streams whose columns change: integers that meet fractions, new columns by ALTER TABLE and
+//! by themselves. Answers are exact at every step, before and after a kill.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::server::Server;
+
+const VIEW: &str = "SELECT k, count(*) AS n, sum(x) AS total, max(x) AS most FROM s GROUP BY k";
+
+fn body(from: u64, to: u64) -> String {
+    (from..to)
+        .map(|x| {
+            format!(
+                "{{\"k\": \"k{}\", \"x\": {x}, \"o\": {{\"y\": {x}}}}}\n",
+                x % 3
+            )
+        })
+        .collect()
+}
+
+/// A view with version 1, a pane and a tail, over integers.
+fn with_integers(folder: &Path) -> Server {
+    let server = Server::start(folder, &[]);
+    server.ingest("s", "ndjson", &body(0, 100));
+    server.sql(&format!("CREATE MATERIALIZED VIEW v AS {VIEW}"));
+    server.sql("CREATE MATERIALIZED VIEW only_k AS SELECT k, count(*) AS n FROM s GROUP BY k");
+    server.sql("REFRESH MATERIALIZED VIEW v");
+    server.sql("REFRESH MATERIALIZED VIEW only_k");
+    server.ingest("s", "ndjson", &body(100, 150));
+    server.sql("FLUSH s");
+    server.ingest("s", "ndjson", &body(150, 160));
+    server
+}
+
+fn assert_exact(server: &Server) -> Vec<Value> {
+    let view = server.rows("SELECT * FROM v ORDER BY k");
+    let direct = server.rows(&format!("SELECT * FROM ({VIEW}) ORDER BY k"));
+    assert_eq!(view, direct, "{}", server.log());
+    view
+}
+
+fn type_of(server: &Server, stream: &str, column: &str) -> String {
+    let stream = server.get(&format!("/api/v1/streams/{stream}")).json();
+    let columns = stream["schema"].as_array().expect("columns");
+    let found = columns.iter().find(|found| found["name"] == column);
+    let found = found.unwrap_or_else(|| panic!("no column {column} in {columns:?}"));
+    found["type"].as_str().expect("a type").to_owned()
+}
+
+fn wait_until(what: &str, server: &Server, done: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !done() {
+        assert!(
+            start.elapsed() < Duration::from_secs(20),
+            "not {what} in time\n{}",
+            server.log()
+        );
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn an_integer_column_that_meets_a_fraction_becomes_a_float_column() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let server = with_integers(folder.path());
+    assert_eq!(type_of(&server, "s", "x"), "Int64");
+    let untouched = server.get("/api/v1/views/only_k").json();
+
+    let reply = server.ingest(
+        "s",
+        "ndjson",
+        "{\"k\": \"k0\", \"x\": 0.5, \"o\": {\"y\": 1.25}}",
+    );
+    assert_eq!(
+        (&reply["accepted"], &reply["rejected"]),
+        (&json!(1), &json!(0))
+    );
+    assert_eq!(type_of(&server, "s", "x"), "Float64");
+    assert_eq!(type_of(&server, "s", "o"), "Struct(\"y\": Float64)");
+    let first = assert_exact(&server);
+    assert_eq!(first[0]["n"], 55);
+    let total: f64 = (0..160).filter(|x| x % 3 == 0).map(f64::from).sum();
+    assert_eq!(first[0]["total"], total + 0.5);
+    let after = server.get("/api/v1/views/only_k").json();
+    assert_eq!(
+        after["versions"], untouched["versions"],
+        "it reads no changed column"
+    );
+    assert_eq!(after["panes"], untouched["panes"]);
+
+    wait_until("filled again", &server, || {
+        server.get("/api/v1/views/v").json()["version"].is_u64()
+    });
+    assert_eq!(assert_exact(&server), first);
+    server.ingest("s", "ndjson", &body(160, 170));
+    server.ingest(
+        "s",
+        "ndjson",
+        "{\"k\": \"k1\", \"x\": 1e3, \"o\": {\"y\": 7}}",
+    );
+    let second = assert_exact(&server);
+    server.sql("REFRESH MATERIALIZED VIEW v");
+    let last = server.get("/api/v1/views/v").json()["last_run"].clone();
+    assert_eq!(last["audit"], "equal", "{last}");
+
+    server.kill();
+    let server = Server::start(folder.path(), &[]);
+    assert_eq!(assert_exact(&server), second);
+    assert_eq!(type_of(&server, "s", "x"), "Float64");
+}
+
+#[test]
+fn files_of_the_narrow_type_are_written_again_for_other_readers() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let server = with_integers(folder.path());
+    server.sql("FLUSH s");
+    let events = "SELECT * FROM s ORDER BY _shard, _offset";
+    server.ingest("s", "ndjson", "{\"k\": \"k0\", \"x\": 0.5}");
+    let before = server.rows(events);
+    server.sql("FLUSH s");
+    wait_until("written again", &server, || {
+        server.get("/api/v1/streams/s").json()["files_to_rewrite"] == 0
+    });
+    assert_eq!(server.rows(events), before);
+    assert_exact(&server);
+    let stream = server.get("/api/v1/streams/s").json();
+    server.stop();
+    // Restarted: what nothing names is gone, and the newest Delta version lists what is there.
+    let server = Server::start(folder.path(), &[]);
+    assert_eq!(server.rows(events), before);
+    let dataset = folder
+        .path()
+        .join(stream["delta_table"].as_str().expect("a folder"));
+    let files: Vec<_> = std::fs::read_dir(&dataset)
+        .expect("the dataset")
+        .map(|entry| entry.expect("an entry").path())
+        .filter(|path| path.extension().is_some_and(|kind| kind == "parquet"))
+        .collect();
+    assert_eq!(
+        files.len() as u64,
+        stream["files"].as_u64().expect("a number")
+    );
+    let mut rows = 0;
+    for file in files {
+        let file = std::fs::File::open(file).expect("opens");
+        let reader = parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(file)
+            .expect("Parquet");
+        let schema = reader.schema().clone();
+        let x = schema.field_with_name("x").expect("a column").data_type();
+        assert_eq!(x, &arrow::datatypes::DataType::Float64);
+        rows += reader.metadata().file_metadata().num_rows();
+    }
+    assert_eq!(rows, 161);
+}
+
+#[test]
+fn integers_that_no_float_can_hold_keep_their_column() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let server = Server::start(folder.path(), &[]);
+    let wide = (1_u64 << 53) + 1;
+    server.ingest(
+        "s",
+        "ndjson",
+        &format!("{{\"id\": {wide}, \"x\": 1, \"l\": [1]}}"),
+    );
+    let mixed =
+        "{\"id\": 0.5, \"x\": 1}\n{\"id\": 2, \"x\": 0.5, \"l\": [2.5]}\n{\"id\": 3, \"x\": 4}";
+    let check = |reply: Value| {
+        assert_eq!(reply["accepted"], 2, "{reply}");
+        assert_eq!(reply["rejected"], 1, "{reply}");
+        let error = &reply["errors"][0];
+        assert_eq!(error["line"], 1);
+        assert_eq!(error["code"], "type_conflict");
+        assert_eq!(error["field"], "id");
+    };
+    check(server.ingest("s", "ndjson", mixed));
+    assert_eq!(type_of(&server, "s", "id"), "Int64");
+    assert_eq!(type_of(&server, "s", "x"), "Float64");
+    server.sql("FLUSH s");
+    server.kill();
+    // Now the number is in a master file only.
+    let server = Server::start(folder.path(), &[]);
+    check(server.ingest("s", "ndjson", mixed));
+    assert_eq!(type_of(&server, "s", "id"), "Int64");
+    assert_eq!(server.value("SELECT max(id) FROM s"), json!(wide));
+    let refused = server.try_sql("ALTER TABLE s ALTER COLUMN id TYPE DOUBLE");
+    assert_eq!(refused.status, 409, "{}", refused.text);
+    assert!(refused.text.contains("2^53"), "{}", refused.text);
+    // A float column takes no such integer either.
+    let path = "/api/v1/streams/s/events";
+    let refused = server.post(path, &[], format!("{{\"x\": {wide}}}").as_bytes());
+    assert_eq!(refused.status, 400);
+    assert_eq!(refused.json()["errors"][0]["code"], "out_of_range");
+}
+
+#[test]
+fn a_view_that_needs_integers_keeps_them() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let server = Server::start(folder.path(), &[]);
+    server.ingest("s", "ndjson", "{\"x\": 6}\n{\"x\": 3}");
+    server.sql("CREATE MATERIALIZED VIEW bits AS SELECT bit_and(x) AS b FROM s");
+    let answer = server.post("/api/v1/streams/s/events", &[], b"{\"x\": 0.5}");
+    assert_eq!(answer.status, 400, "{}", answer.text);
+    assert_eq!(answer.json()["errors"][0]["code"], "type_conflict");
+    let refused = server.try_sql("ALTER TABLE s ALTER COLUMN x TYPE DOUBLE");
+    assert_eq!(refused.status, 409);
+    assert!(refused.text.contains("view bits"), "{}", refused.text);
+    server.sql("DROP VIEW bits");
+    server.sql("ALTER TABLE s ALTER COLUMN x SET DATA TYPE DOUBLE");
+    assert_eq!(type_of(&server, "s", "x"), "Float64");
+    server.ingest("s", "ndjson", "{\"x\": 0.5}");
+    assert_eq!(server.value("SELECT sum(x) FROM s"), json!(9.5));
+}
+
+#[test]
+fn columns_are_added_by_alter_table() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let server = with_integers(folder.path());
+    server.sql("ALTER TABLE s ADD COLUMN tag TEXT, ADD COLUMN IF NOT EXISTS x DOUBLE");
+    assert_eq!(type_of(&server, "s", "x"), "Int64", "it was there");
+    server.ingest(
+        "s",
+        "ndjson",
+        "{\"tag\": \"new\", \"k\": \"k0\", \"x\": 1000}",
+    );
+    assert_eq!(server.value("SELECT count(tag) FROM s"), json!(1));
+    assert_eq!(
+        server.value("SELECT count(*) FROM s WHERE tag IS NULL"),
+        json!(160)
+    );
+    assert_exact(&server);
+    for (sql, status, text) in [
+        ("ALTER TABLE s ADD COLUMN tag TEXT", 409, "exists"),
+        (
+            "ALTER TABLE nowhere ADD COLUMN a TEXT",
+            404,
+            "no stream nowhere",
+        ),
+        ("ALTER TABLE s ADD COLUMN a TEXT NOT NULL", 400, "NOT NULL"),
+        ("ALTER TABLE s ADD COLUMN _rest TEXT", 400, "_rest"),
+        (
+            "ALTER TABLE s ADD COLUMN a GEOMETRY",
+            400,
+            "does not exist here",
+        ),
+        ("ALTER TABLE s DROP COLUMN k", 400, "cannot be dropped"),
+        (
+            "ALTER TABLE s RENAME COLUMN k TO l",
+            400,
+            "cannot be renamed",
+        ),
+        (
+            "ALTER TABLE s ALTER COLUMN k TYPE DOUBLE",
+            400,
+            "only BIGINT",
+        ),
+        (
+            "ALTER TABLE s ALTER COLUMN nix TYPE DOUBLE",
+            404,
+            "no column nix",
+        ),
+        (
+            "ALTER TABLE s ADD COLUMN b TEXT, ADD COLUMN b TEXT",
+            409,
+            "exists",
+        ),
+        ("ALTER VIEW v RENAME TO w", 400, "only ALTER TABLE"),
+    ] {
+        let answer = server.try_sql(sql);
+        assert_eq!(answer.status, status, "{sql}: {}", answer.text);
+        assert!(answer.text.contains(text), "{sql}: {}", answer.text);
+    }
+    server.kill();
+    let server = Server::start(folder.path(), &[]);
+    assert_eq!(server.value("SELECT count(tag) FROM s"), json!(1));
+    server.sql("ALTER TABLE s ADD COLUMN later BIGINT[]");
+    server.sql("FLUSH s");
+    server.ingest("s", "ndjson", "{\"later\": [1, 2]}");
+    assert_eq!(server.value("SELECT count(later) FROM s"), json!(1));
+    assert_exact(&server);
+}
+
+#[test]
+fn columns_come_in_any_order_at_any_time_and_missing_is_null() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let server = Server::start(folder.path(), &[]);
+    let body = [
+        json!({"a": 1, "b": "x", "n": {"p": 1}}),
+        json!({"b": null, "a": 2}),
+        json!({"n": {"q": [{"r": true}], "p": null}, "c": 2.5, "b": ""}),
+        json!({"a": 4, "n": {}}),
+    ];
+    let lines: Vec<String> = body.iter().map(Value::to_string).collect();
+    server.ingest("s", "ndjson", &lines.join("\n"));
+    server.sql("FLUSH s");
+    server.ingest("s", "ndjson", "{\"n\": {\"z\": \"new\"}, \"a\": 5}");
+    let rows = server.rows("SELECT a, b, n, c FROM s ORDER BY _offset");
+    let n = |p: Value, q: Value, z: Value| json!({"p": p, "q": q, "z": z});
+    let null = Value::Null;
+    let expected = [
+        json!({"a": 1, "b": "x", "n": n(json!(1), null.clone(), null.clone()), "c": null}),
+        json!({"a": 2, "b": null, "n": null, "c": null}),
+        json!({"a": null, "b": "", "n": n(null.clone(), json!([{"r": true}]), null.clone()), "c": 2.5}),
+        json!({"a": 4, "b": null, "n": n(null.clone(), null.clone(), null.clone()), "c": null}),
+        json!({"a": 5, "b": null, "n": n(null.clone(), null.clone(), json!("new")), "c": null}),
+    ];
+    assert_eq!(rows, expected);
+}
