@@ -9,7 +9,6 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, RecordBatch};
 use arrow::compute::{SortColumn, SortOptions, concat_batches, lexsort_to_indices, take_arrays};
 use arrow::datatypes::SchemaRef;
-use bytes::Bytes;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::{Compression, ZstdLevel};
@@ -91,7 +90,7 @@ pub fn rewrite_file(
         reason: "the file is gone".to_owned(),
     })?;
     let schema = definition.stored_schema();
-    let reader = ParquetRecordBatchReaderBuilder::try_new(Bytes::from(old))?.build()?;
+    let reader = ParquetRecordBatchReaderBuilder::try_new(old)?.build()?;
     let name = new_name(version);
     let staged = StagedWriter::new(disk.stage(&format!("{folder}/{name}"))?);
     let mut writer = ArrowWriter::try_new(staged, Arc::clone(&schema), Some(writer_properties()?))?;

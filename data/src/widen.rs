@@ -51,11 +51,13 @@ impl Widening {
 
     /// The leaf's path as Parquet spells it, such as `payload.sizes.list.element`.
     fn leaf(&self) -> Vec<&str> {
-        let part = |step| match step {
-            &Step::Member(ref name) => vec![name.as_str()],
-            &Step::Element(ref name) => vec!["list", name.as_str()],
-        };
-        self.steps.iter().flat_map(part).collect()
+        fn parts(step: &Step) -> Vec<&str> {
+            match step {
+                Step::Member(name) => vec![name],
+                Step::Element(name) => vec!["list", name],
+            }
+        }
+        self.steps.iter().flat_map(parts).collect()
     }
 
     /// Whether an integer at this place is not exact in a float.

@@ -136,11 +136,11 @@ impl Column {
             {
                 self.change(Simple::Float, progress);
             }
-            (Simple::Int, Value::Int(number)) if !is_exact_in_float(*number) => {
-                if self.wide.is_none() {
-                    self.wide = Some(progress.row);
-                    progress.touched = true;
-                }
+            (Simple::Int, Value::Int(number))
+                if self.wide.is_none() && !is_exact_in_float(*number) =>
+            {
+                self.wide = Some(progress.row);
+                progress.touched = true;
             }
             (Simple::TimeText, Value::Text(text)) if time::from_rfc3339(text).is_none() => {
                 self.change(Simple::Text, progress);
