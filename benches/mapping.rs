@@ -49,6 +49,7 @@ fn events() -> (RecordBatch, StreamDefinition) {
         name: "log".to_owned(),
         incarnation: 1,
         schema_id: 1,
+        types_since: 0,
         columns: columns_of(&parsed.batch.schema()).expect("stream types"),
         event_time: None,
         shard_key: None,
