@@ -56,7 +56,6 @@ fn frame(group: u64, from: u64, to: u64) -> Vec<u8> {
         request_id: format!("r{from}"),
         ingested_at_micros: 7,
         schema_id: 1,
-        types_since: 0,
         new_columns: None,
         range: CutRange::new(cut(from), cut(to)),
         idempotency_key: None,
