@@ -33,6 +33,7 @@ mod error;
 mod gzip;
 mod json;
 mod parse;
+mod rest;
 mod shape;
 mod sniff;
 mod time;

@@ -23,6 +23,10 @@ pub const INGESTED_AT: &str = "_ingested_at";
 /// Who sent it, when the sender said so.
 pub const PRODUCER: &str = "_producer";
 
+/// The JSON text of rows that did not fit the columns, in streams that keep such rows. An
+/// ordinary column, but no producer writes it.
+pub const REST: &str = "_rest";
+
 /// How many hidden columns stand at the end of a stored event.
 pub const HIDDEN_COLUMNS: usize = 4;
 
@@ -104,6 +108,15 @@ impl Column {
         })
     }
 
+    /// The column of rows that do not fit; see [`REST`].
+    pub fn rest() -> Self {
+        Self {
+            name: REST.to_owned(),
+            column_type: ColumnType::String,
+            nullable: true,
+        }
+    }
+
     fn to_field(&self) -> Field {
         let data_type = match &self.column_type {
             ColumnType::Boolean => DataType::Boolean,
@@ -169,6 +182,11 @@ impl StreamDefinition {
             columns,
             ..self.clone()
         }
+    }
+
+    /// Whether rows that do not fit the columns are kept in the column [`REST`].
+    pub fn keeps_rest(&self) -> bool {
+        self.columns.iter().any(|column| column.name == REST)
     }
 
     /// Where the master dataset of this stream lies.

@@ -135,6 +135,8 @@ pub struct StreamSpec {
     pub shard_key: Option<String>,
     /// Number of shards, at least 1; `None` means the engine's default.
     pub shards: Option<u32>,
+    /// Rows that do not fit the columns are kept in the column `_rest` instead of rejected.
+    pub keeps_rest: bool,
 }
 
 /// Changes of a stream's columns: all of them or none.
@@ -163,6 +165,8 @@ pub enum ColumnChange {
         /// What it becomes.
         data_type: DataType,
     },
+    /// `SET (on_conflict = 'rest')`: the stream gets the column `_rest`.
+    KeepRest,
 }
 
 /// A view to make.

@@ -214,6 +214,7 @@ fn create_stream(create: CreateTable) -> Result<StreamSpec, EngineError> {
         event_time: options.event_time,
         shard_key: options.shard_key,
         shards: options.shards,
+        keeps_rest: options.keeps_rest,
     })
 }
 

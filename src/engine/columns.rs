@@ -16,7 +16,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 
 use lambdalake_data::publication::{Publication, ViewState};
-use lambdalake_data::schema::{Column, ColumnType, StreamDefinition};
+use lambdalake_data::schema::{Column, ColumnType, REST, StreamDefinition};
 use lambdalake_data::widen::{Widening, read_footer, widened, with_widened};
 use lambdalake_serving::engine::{AlterSpec, ColumnChange, EngineError, ErrorKind};
 use lambdalake_speed::SpeedError;
@@ -310,6 +310,11 @@ fn change_column(columns: &mut Vec<Column>, change: &ColumnChange) -> Result<(),
                 EngineError::bad_request("invalid_type", message)
             })?;
             columns.push(column);
+        }
+        ColumnChange::KeepRest => {
+            if known(REST).is_none() {
+                columns.push(Column::rest());
+            }
         }
         ColumnChange::SetType { name, data_type } => {
             let at = known(name).ok_or_else(|| {

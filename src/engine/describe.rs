@@ -47,6 +47,7 @@ impl Engine {
             "event_time": definition.event_time,
             "shard_key": definition.shard_key,
             "shards": definition.shards,
+            "on_conflict": if definition.keeps_rest() { "rest" } else { "reject" },
             "rows": stream.end.events(),
             "bytes": bytes,
             "offsets": shards.clone().map(|shard| stream.end.offset(shard)).collect::<Vec<_>>(),

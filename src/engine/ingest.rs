@@ -139,6 +139,7 @@ impl Engine {
             event_time: event_time.map(|name| (*name).to_owned()),
             shard_key: None,
             shards: Some(1),
+            keeps_rest: false,
         })?;
         Ok(None)
     }

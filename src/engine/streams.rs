@@ -6,7 +6,7 @@ use datafusion::arrow::datatypes::{Field, Schema};
 use lambdalake_data::delta::DeltaMirror;
 use lambdalake_data::log::Log;
 use lambdalake_data::publication::{StreamState, ViewState};
-use lambdalake_data::schema::{StreamDefinition, columns_of};
+use lambdalake_data::schema::{Column, StreamDefinition, columns_of};
 use lambdalake_data::widen::widened;
 use lambdalake_data::{Cut, DataError};
 use lambdalake_serving::engine::{EngineError, ErrorKind, StreamSpec, ViewSpec};
@@ -103,7 +103,10 @@ impl Engine {
             let message = "more than one shard needs a shard_key to choose by".to_owned();
             return Err(EngineError::bad_request("invalid_option", message));
         }
-        let columns = columns_of(&schema).map_err(from_data)?;
+        let mut columns = columns_of(&schema).map_err(from_data)?;
+        if spec.keeps_rest {
+            columns.push(Column::rest());
+        }
         let now = self.clock.now_micros();
         let made = self.publisher.change(|next| -> Result<_, ChangeError> {
             if next.streams.contains_key(&spec.name) {

@@ -3,7 +3,7 @@ use arrow::datatypes::SchemaRef;
 use super::documents::{Row, column, documents, lines, syntax, without_mark};
 use super::shape::Shape;
 use super::value::{Flaw, Value};
-use super::{Format, InputError, Limits, Parsed, Rejection, access_log, build, json};
+use super::{Format, InputError, Limits, Parsed, Rejection, access_log, build, json, rest};
 
 /// Reads the rows of a body into a batch.
 ///
@@ -42,18 +42,19 @@ pub fn parse(
             {
                 return Err(syntax(body, row.start + offset, flaw.message.clone()));
             }
-            rows.add(row.number, value, &mut shape);
+            rows.add(row.number, value, Some(row.bytes), &mut shape);
             Ok(())
         })?,
         Format::Ndjson => {
             lines(body).for_each(|row| {
-                rows.add(row.number, read(&row, format, limits), &mut shape);
+                let value = read(&row, format, limits);
+                rows.add(row.number, value, Some(row.bytes), &mut shape);
             });
         }
         Format::Combined | Format::Common => {
             shape.pin(&access_log::fields(format == Format::Combined))?;
             lines(body).for_each(|row| {
-                rows.add(row.number, read(&row, format, limits), &mut shape);
+                rows.add(row.number, read(&row, format, limits), None, &mut shape);
             });
         }
     }
@@ -92,8 +93,22 @@ impl<'a> Rows<'a> {
         }
     }
 
-    fn add(&mut self, number: u64, value: Result<Value<'a>, Flaw>, shape: &mut Shape) {
-        match value.and_then(|value| shape.merge(&value).map(|()| value)) {
+    /// `raw` is the row's text, if that is JSON.
+    fn add(
+        &mut self,
+        number: u64,
+        value: Result<Value<'a>, Flaw>,
+        raw: Option<&'a [u8]>,
+        shape: &mut Shape,
+    ) {
+        let merged = match value {
+            Ok(value) => match shape.merge(&value) {
+                Ok(()) => Ok(value),
+                Err(flaw) => rest::keep(Some(value), flaw, raw, shape),
+            },
+            Err(flaw) => rest::keep(None, flaw, raw, shape),
+        };
+        match merged {
             Ok(value) => self.good.push((number, value)),
             Err(flaw) => {
                 self.rejected += 1;
@@ -107,13 +122,17 @@ impl<'a> Rows<'a> {
     /// Rejects rows that fitted when they were merged, but not the columns of the end.
     fn recheck(&mut self, shape: &Shape) {
         let mut found = Vec::new();
-        self.good.retain(|(number, value)| {
+        self.good.retain_mut(|(number, value)| {
             let Value::Object(members) = value else {
                 return true;
             };
             let Err(flaw) = shape.members.fits(members) else {
                 return true;
             };
+            if let Some(kept) = rest::keep_merged(value, shape) {
+                *value = kept;
+                return true;
+            }
             self.rejected += 1;
             if found.len() < self.max_bad {
                 found.push((*number, flaw));

@@ -12,6 +12,7 @@ use arrow::datatypes::Fields;
 use super::InputError;
 use super::column::Column;
 use super::value::{Flaw, Member, Value};
+use crate::schema::REST;
 
 /// The engine keeps columns of these names beside the user's.
 const RESERVED: [&str; 4] = ["_shard", "_offset", "_ingested_at", "_producer"];
@@ -85,6 +86,23 @@ impl Shape {
             let message = "the name is reserved for the engine";
             return Err(Flaw::new("reserved_field", message).in_member(name));
         }
+        self.merge_members(members)
+    }
+
+    /// The same for a row that has the engine's own column [`REST`].
+    pub fn merge_kept(&mut self, row: &Value<'_>) -> Result<(), Flaw> {
+        match row {
+            Value::Object(members) => self.merge_members(members),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the stream keeps rows that do not fit.
+    pub fn keeps_rest(&self) -> bool {
+        self.members.find(REST, 0).is_some()
+    }
+
+    fn merge_members(&mut self, members: &[Member<'_>]) -> Result<(), Flaw> {
         self.progress.row += 1;
         self.progress.touched = false;
         let columns = self.progress.columns;
@@ -100,7 +118,8 @@ impl Shape {
 }
 
 fn is_reserved(name: &str) -> bool {
-    name.starts_with('_') && RESERVED.iter().any(|reserved| name.starts_with(reserved))
+    name == REST
+        || name.starts_with('_') && RESERVED.iter().any(|reserved| name.starts_with(reserved))
 }
 
 impl Members {

@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use chrono::{DateTime, SecondsFormat};
+
 use crate::widen::EXACT_IN_FLOAT;
 
 #[derive(Clone, Debug, PartialEq)]
@@ -46,6 +48,63 @@ impl fmt::Display for Value<'_> {
             Value::Object(_) => f.write_str("object"),
         }
     }
+}
+
+impl Value<'_> {
+    /// As JSON text; times as RFC 3339.
+    pub fn to_json(&self) -> String {
+        let mut text = String::new();
+        self.push_json(&mut text);
+        text
+    }
+
+    fn push_json(&self, out: &mut String) {
+        match self {
+            Value::Null => out.push_str("null"),
+            Value::Bool(flag) => out.push_str(if *flag { "true" } else { "false" }),
+            Value::Int(number) => out.push_str(&number.to_string()),
+            Value::Wide(digits) => out.push_str(digits),
+            Value::Float(number) => out.push_str(&format!("{number:?}")),
+            Value::Text(text) => push_quoted(text, out),
+            Value::Micros(micros) => match DateTime::from_timestamp_micros(*micros) {
+                Some(time) => push_quoted(&time.to_rfc3339_opts(SecondsFormat::AutoSi, true), out),
+                None => out.push_str(&micros.to_string()),
+            },
+            Value::List(elements) => {
+                push_separated('[', elements, ']', out, |element, out| {
+                    element.push_json(out)
+                });
+            }
+            Value::Object(members) => {
+                push_separated('{', members, '}', out, |(name, value), out| {
+                    push_quoted(name, out);
+                    out.push(':');
+                    value.push_json(out);
+                });
+            }
+        }
+    }
+}
+
+fn push_quoted(text: &str, out: &mut String) {
+    out.push_str(&serde_json::Value::from(text).to_string());
+}
+
+fn push_separated<T>(
+    open: char,
+    items: &[T],
+    close: char,
+    out: &mut String,
+    push: impl Fn(&T, &mut String),
+) {
+    out.push(open);
+    for (index, item) in items.iter().enumerate() {
+        if index > 0 {
+            out.push(',');
+        }
+        push(item, out);
+    }
+    out.push(close);
 }
 
 pub(super) fn is_exact_in_float(number: i64) -> bool {
@@ -125,6 +184,14 @@ impl Flaw {
     pub fn in_element(mut self, index: usize) -> Self {
         self.steps.push(Step::Element(index));
         self
+    }
+
+    /// The row's own member that the flaw lies in.
+    pub fn top_member(&self) -> Option<&str> {
+        match self.steps.last() {
+            Some(Step::Member(name)) => Some(name),
+            _ => None,
+        }
     }
 
     /// Such as `payload.tags[2]`; `None` when the row as a whole is meant.

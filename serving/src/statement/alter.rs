@@ -1,7 +1,8 @@
-//! `ALTER TABLE`: new columns, and BIGINT columns that become DOUBLE.
+//! `ALTER TABLE`: new columns, BIGINT columns that become DOUBLE, and the option on_conflict.
 
 use datafusion::sql::sqlparser::ast::{AlterColumnOperation, AlterTable, AlterTableOperation};
 
+use super::options::set_options;
 use super::{columns, fold, table_name, unsupported};
 use crate::engine::{AlterSpec, ColumnChange};
 use crate::error::EngineError;
@@ -60,6 +61,10 @@ fn change(operation: AlterTableOperation) -> Result<ColumnChange, EngineError> {
             let data_type = columns::data_type(&name, &data_type)?;
             Ok(ColumnChange::SetType { name, data_type })
         }
+        AlterTableOperation::SetOptionsParens { options } => {
+            set_options(options)?;
+            Ok(ColumnChange::KeepRest)
+        }
         AlterTableOperation::DropColumn { .. } => Err(unsupported(
             "columns cannot be dropped, because events are immutable: leave the column out of \
              your queries",
@@ -69,7 +74,7 @@ fn change(operation: AlterTableOperation) -> Result<ColumnChange, EngineError> {
              queries with AS",
         )),
         other => Err(unsupported(&format!(
-            "ALTER TABLE knows ADD COLUMN and ALTER COLUMN ... TYPE, not {other}"
+            "ALTER TABLE knows ADD COLUMN, ALTER COLUMN ... TYPE and SET (...), not {other}"
         ))),
     }
 }

@@ -15,6 +15,7 @@ pub(super) struct StreamOptions {
     pub(super) event_time: Option<String>,
     pub(super) shard_key: Option<String>,
     pub(super) shards: Option<u32>,
+    pub(super) keeps_rest: bool,
 }
 
 impl StreamOptions {
@@ -63,10 +64,44 @@ pub(super) fn stream_options(options: Vec<SqlOption>) -> Result<StreamOptions, E
                     ))
                 })?);
             }
-            _ => return Err(unknown(&name, "event_time, shard_key and shards")),
+            "on_conflict" => found.keeps_rest = keeps_rest(&value)?,
+            _ => {
+                return Err(unknown(
+                    &name,
+                    "event_time, shard_key, shards and on_conflict",
+                ));
+            }
         }
     }
     Ok(found)
+}
+
+/// Reads the options of `ALTER TABLE ... SET (...)`.
+pub(super) fn set_options(options: Vec<SqlOption>) -> Result<(), EngineError> {
+    for (name, value) in pairs(options)? {
+        match name.as_str() {
+            "on_conflict" if keeps_rest(&value)? => {}
+            "on_conflict" => {
+                return Err(invalid(
+                    "the option on_conflict cannot go back to 'reject': the stream has rows in \
+                     _rest"
+                        .to_owned(),
+                ));
+            }
+            _ => return Err(unknown(&name, "on_conflict")),
+        }
+    }
+    Ok(())
+}
+
+fn keeps_rest(value: &str) -> Result<bool, EngineError> {
+    match value.to_ascii_lowercase().as_str() {
+        "reject" => Ok(false),
+        "rest" => Ok(true),
+        _ => Err(invalid(format!(
+            "the option on_conflict is {value:?}, neither 'reject' nor 'rest'"
+        ))),
+    }
 }
 
 /// Reads the options of `CREATE MATERIALIZED VIEW`.

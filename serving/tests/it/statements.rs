@@ -74,6 +74,7 @@ fn streams_are_created() {
         event_time: Some("ts".to_owned()),
         shard_key: Some("ip".to_owned()),
         shards: Some(2),
+        keeps_rest: false,
     };
     assert_eq!(parsed(sql), Statement::CreateStream(expected));
 

@@ -75,6 +75,7 @@ impl World {
             event_time: declared.then(|| "ts".to_owned()),
             shard_key: shard_key.map(str::to_owned),
             shards: Some(shards),
+            keeps_rest: false,
         };
         let made = world.runtime.block_on(world.port().create_stream(spec));
         made.expect("create the stream");
