@@ -5,6 +5,7 @@ mod client;
 mod equivalence;
 mod invariant;
 mod layering;
+mod old_formats;
 mod real_log;
 mod restart;
 mod schema_change;
