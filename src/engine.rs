@@ -14,6 +14,7 @@ mod columns;
 mod describe;
 mod flush;
 mod ingest;
+mod health;
 mod maintenance;
 mod port;
 mod publisher;
