@@ -25,7 +25,7 @@ fn columns(schema: &datafusion::arrow::datatypes::Schema) -> Vec<Value> {
         .collect()
 }
 
-fn rfc3339(micros: i64) -> Value {
+pub(super) fn rfc3339(micros: i64) -> Value {
     chrono::DateTime::from_timestamp_micros(micros)
         .map(|time| time.to_rfc3339_opts(chrono::SecondsFormat::Micros, true))
         .into()

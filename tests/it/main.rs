@@ -3,11 +3,15 @@
 mod bad_input;
 mod client;
 mod equivalence;
+mod health;
 mod invariant;
 mod layering;
+mod logs;
+mod metrics;
 mod real_log;
 mod restart;
 mod schema_change;
 mod server;
+mod settings;
 mod tidy;
 mod views_sql;
