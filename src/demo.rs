@@ -19,7 +19,8 @@ use crate::cli::chunks::{Input, LineChunks};
 use crate::cli::client::{Client, Repeat};
 use crate::engine::Engine;
 use crate::generate::AccessLog;
-use crate::serve::{io_runtime, serve_engine, start_logging, stop_signal};
+use crate::logging;
+use crate::serve::{io_runtime, serve_engine, stop_signal};
 use crate::settings::{Settings, SettingsFlags};
 
 /// Bytes of one request; small, so that the log shows many of them.
@@ -57,11 +58,11 @@ const VIEWS: [(&str, &str); 4] = [
 
 /// Runs the demo.
 pub fn run(args: DemoArgs) -> anyhow::Result<()> {
-    start_logging();
     let folder = tempfile::tempdir().context("make a folder for the demo")?;
     let mut settings = Settings::resolve(SettingsFlags::default(), None)?;
     settings.data_dir = folder.path().to_path_buf();
     settings.listen = args.listen;
+    logging::start(settings.log_format, &settings.log_level)?;
     let engine = Engine::open(settings.clone())?;
     let runtime = io_runtime()?;
     let listener = runtime

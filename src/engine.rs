@@ -14,7 +14,9 @@ mod columns;
 mod describe;
 mod flush;
 mod ingest;
+mod health;
 mod maintenance;
+mod meters;
 mod port;
 mod publisher;
 mod recompute;
@@ -82,6 +84,9 @@ pub struct Engine {
     /// Views whose states began anew and wait for a recompute.
     to_fill: Mutex<BTreeSet<String>>,
     maintenance: Mutex<Option<maintenance::Maintenance>>,
+    meters: meters::EngineMeters,
+    pools: [meters::Pool; 3],
+    health: health::HealthWatch,
     // Last: runtimes end after everything that runs on them. `None` once shut down.
     compute: Runtime,
     batch: Runtime,
@@ -120,6 +125,17 @@ impl Engine {
         let query_env = runtime_env(&disk, settings.query_memory_bytes, spill)?;
         let speed_env = runtime_env(&disk, settings.speed_memory_bytes, spill)?;
         let batch_env = runtime_env(&disk, settings.batch_memory_bytes, spill)?;
+        let pool = |name, env: &Arc<RuntimeEnv>, limit_bytes| meters::Pool {
+            name,
+            pool: Arc::clone(&env.memory_pool),
+            limit_bytes,
+        };
+        let pools = [
+            pool("query", &query_env, settings.query_memory_bytes),
+            pool("speed", &speed_env, settings.speed_memory_bytes),
+            pool("batch", &batch_env, settings.batch_memory_bytes),
+        ];
+        let meters = meters::EngineMeters::new(clock.monotonic())?;
         let mapper = Mapper::new(task_context(speed_env, 1));
         let queries = Arc::new(Queries::new(compute.handle().clone(), query_env, cores));
         let publisher = Publisher::open(
@@ -141,6 +157,9 @@ impl Engine {
             running: Mutex::default(),
             to_fill: Mutex::default(),
             maintenance: Mutex::default(),
+            meters,
+            pools,
+            health: health::HealthWatch::default(),
             compute,
             batch,
         });
@@ -155,6 +174,8 @@ impl Engine {
     /// Flushes what is in the tails and ends the threads. Everything acknowledged is in the
     /// log in any case; the flush only makes the next start quicker.
     pub fn shut_down(&self) {
+        let is_stopping = &self.health.is_stopping;
+        is_stopping.store(true, std::sync::atomic::Ordering::Relaxed);
         if let Some(maintenance) = lock(&self.maintenance).take() {
             maintenance.stop();
         }

@@ -5,5 +5,6 @@ pub mod cli;
 pub mod demo;
 pub mod engine;
 pub mod generate;
+pub mod logging;
 pub mod serve;
 pub mod settings;

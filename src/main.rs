@@ -2,7 +2,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use lambdalake::cli::args::{Cli, Command};
-use lambdalake::cli::{Exit, generate, ingest, recompute, sql, status};
+use lambdalake::cli::{Exit, generate, ingest, recompute, settings, sql, status};
 use lambdalake::{demo, serve};
 
 fn main() -> ExitCode {
@@ -13,6 +13,7 @@ fn main() -> ExitCode {
         Command::Recompute(args) => recompute::run(args),
         Command::Status(args) => status::run(args),
         Command::Demo(args) => demo::run(args).map(|()| Exit::Ok),
+        Command::Settings(args) => settings::run(args),
         Command::Generate(args) => generate::run(args).map(|()| Exit::Ok),
     };
     Exit::report(outcome).into()

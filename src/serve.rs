@@ -3,26 +3,48 @@
 use std::sync::Arc;
 
 use anyhow::Context;
+use clap::CommandFactory;
 use lambdalake_serving::Limits;
+use lambdalake_serving::http::closed::{Closed, refuse_during};
 use lambdalake_serving::statement::Statement;
 
+use crate::cli::args::Cli;
 use crate::engine::{Engine, Port};
-use crate::settings::Settings;
+use crate::logging;
+use crate::settings::{Settings, environment};
 
 /// Runs the engine until SIGINT or SIGTERM.
+///
+/// The port is taken first: while the engine opens its folder and replays its logs, clients
+/// get 503 and the reason instead of a refused connection.
 pub fn run(settings: Settings) -> anyhow::Result<()> {
-    start_logging();
+    logging::start(settings.log_format, &settings.log_level)?;
+    let variables = std::env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned());
+    for message in environment::unknown_variables(&Cli::command(), variables) {
+        tracing::warn!("{message}");
+    }
     let init = read_init(&settings)?;
-    let listen = settings.listen;
-    let engine = Engine::open(settings.clone())?;
+    let limits = limits(&settings);
     let runtime = io_runtime()?;
-    let result = runtime.block_on(async {
-        run_init(&engine, init).await?;
-        let listener = tokio::net::TcpListener::bind(listen)
-            .await
-            .with_context(|| format!("listen on {listen}"))?;
-        tracing::info!("listening on http://{}", listener.local_addr()?);
-        serve_engine(&engine, &settings, listener, stop_signal()).await
+    let listen = settings.listen;
+    let listener = runtime
+        .block_on(tokio::net::TcpListener::bind(listen))
+        .with_context(|| format!("listen on {listen}"))?;
+    let opening = {
+        let settings = settings.clone();
+        runtime.spawn_blocking(move || Engine::open(settings))
+    };
+    let opened = refuse_during(&listener, Closed::Starting, &limits, async {
+        let engine = opening.await.context("the engine's start panicked")??;
+        let done = run_init(&engine, init).await;
+        anyhow::Ok((engine, done))
+    });
+    let (engine, done) = runtime.block_on(opened)??;
+    let result = done.and_then(|()| {
+        runtime.block_on(async {
+            tracing::info!("listening on http://{}", listener.local_addr()?);
+            serve_engine(&engine, &settings, listener, stop_signal()).await
+        })
     });
     drop(runtime);
     engine.shut_down();
@@ -46,37 +68,26 @@ pub async fn serve_engine(
     listener: tokio::net::TcpListener,
     shutdown: impl Future<Output = ()> + Send,
 ) -> anyhow::Result<()> {
-    let limits = Limits {
-        body_bytes: settings.max_body_bytes,
-        default_query_timeout: settings.query_timeout,
-        max_result_rows: settings.max_result_rows,
-        max_concurrent_queries: settings.max_concurrent_queries,
-        ..Limits::default()
-    };
-    let limits = Limits {
-        body_bytes_in_flight: limits.body_bytes_in_flight.max(limits.body_bytes),
-        max_query_timeout: limits.max_query_timeout.max(limits.default_query_timeout),
-        ..limits
-    };
+    let limits = limits(settings);
     let port = Arc::new(Port(Arc::clone(engine)));
     lambdalake_serving::serve(listener, port, limits, shutdown).await?;
     Ok(())
 }
 
-/// The engine's own words; libraries speak up only when something is wrong.
-const LOG_FILTER: &str = "warn,buoyant_kernel::snapshot::builder=off,lambdalake=info,lambdalake_data=info,lambdalake_views=info,\
-                          lambdalake_batch=info,lambdalake_speed=info,lambdalake_serving=info";
-
-/// Logs go to stderr; `RUST_LOG` chooses what, as everywhere in the Rust world.
-pub fn start_logging() {
-    let filter =
-        tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| LOG_FILTER.into());
-    let started = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .try_init();
-    if started.is_err() {
-        tracing::debug!("logging runs already");
+/// The bounds of the HTTP surface, as set.
+fn limits(settings: &Settings) -> Limits {
+    let limits = Limits {
+        body_bytes: settings.max_body_bytes,
+        default_query_timeout: settings.query_timeout,
+        max_result_rows: settings.max_result_rows,
+        max_concurrent_queries: settings.max_concurrent_queries,
+        slow_query: settings.slow_query,
+        ..Limits::default()
+    };
+    Limits {
+        body_bytes_in_flight: limits.body_bytes_in_flight.max(limits.body_bytes),
+        max_query_timeout: limits.max_query_timeout.max(limits.default_query_timeout),
+        ..limits
     }
 }
 

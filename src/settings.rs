@@ -7,8 +7,12 @@
 //! and a bad one gets the same message.
 //!
 //! The table below is the only place that defines a setting. The flags, the struct, the
-//! documentation in [`SETTINGS`] and the lookup of TOML keys are generated from it; a test
-//! holds the table in the README to it.
+//! documentation in [`SETTINGS`], the lookup of TOML keys and docs/settings.md are generated
+//! from it; tests hold the page and the README to it.
+
+pub mod document;
+pub mod environment;
+mod show;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -17,6 +21,8 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 
+use crate::logging::{self, LogFormat};
+
 /// What one setting is called, holds and does. For help, documentation and system tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Setting {
@@ -24,6 +30,16 @@ pub struct Setting {
     pub name: &'static str,
     pub env: &'static str,
     /// As it would be written in a file; empty when there is none.
+    pub default: &'static str,
+    pub unit: &'static str,
+    pub about: &'static str,
+}
+
+/// A setting with the value it has. All texts are as they would be written in a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SettingValue {
+    pub name: &'static str,
+    pub value: String,
     pub default: &'static str,
     pub unit: &'static str,
     pub about: &'static str,
@@ -81,6 +97,24 @@ macro_rules! settings {
                 about: concat!($($doc,)+).trim_ascii(),
             },)+
         ];
+
+        impl Settings {
+            /// Every setting with its value, in the order of [`SETTINGS`].
+            pub fn describe(&self) -> Vec<SettingValue> {
+                let values = [$(show::$parse(&self.$name),)+];
+                SETTINGS
+                    .iter()
+                    .zip(values)
+                    .map(|(setting, value)| SettingValue {
+                        name: setting.name,
+                        value,
+                        default: setting.default,
+                        unit: setting.unit,
+                        about: setting.about,
+                    })
+                    .collect()
+            }
+        }
 
         fn parse_all(flags: &SettingsFlags, file: &toml::Table) -> Result<Settings, SettingsError> {
             Ok(Settings {
@@ -166,6 +200,16 @@ settings! {
     /// States of one tail part in a view whose states grow with the data. Beyond: 422; the stream stays healthy.
     view_state_budget_bytes: usize = size("256MiB"), unit "BYTES",
         env "LAMBDALAKE_VIEW_STATE_BUDGET_BYTES";
+
+    /// A statement that takes longer is written to the log, with its text and what it read.
+    slow_query: Duration = duration("5s"), unit "DURATION", env "LAMBDALAKE_SLOW_QUERY";
+
+    /// Form of the log on stderr: text for people, json for collectors (one object per line).
+    log_format: LogFormat = log_format("text"), unit "FORMAT", env "LAMBDALAKE_LOG_FORMAT";
+
+    /// What is logged: error, warn, info, debug (a line per request), trace or off, or a list
+    /// of directives such as warn,lambdalake_speed=debug.
+    log_level: String = log_level("info"), unit "FILTER", env "LAMBDALAKE_LOG_LEVEL";
 }
 
 impl Settings {
@@ -254,6 +298,18 @@ fn optional_path(text: &str) -> Result<Option<PathBuf>, String> {
     Ok((!text.is_empty()).then(|| PathBuf::from(text)))
 }
 
+fn log_format(text: &str) -> Result<LogFormat, String> {
+    match text {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => Err(format!("`{text}` is neither text nor json")),
+    }
+}
+
+fn log_level(text: &str) -> Result<String, String> {
+    logging::filter(text).map(|_| text.to_owned())
+}
+
 /// One setting from the first source that has it. An empty flag or variable counts as not
 /// given, so that `LAMBDALAKE_INIT=` unsets it.
 fn read<T>(
@@ -325,167 +381,4 @@ fn help(about: &str, default: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use clap::{Args, Parser};
-
-    use super::*;
-
-    fn resolve(flags: SettingsFlags, toml: Option<&str>) -> Result<Settings, SettingsError> {
-        Settings::resolve(flags, toml).map_err(|error| error.downcast().expect("SettingsError"))
-    }
-
-    fn resolve_file(toml: &str) -> Result<Settings, SettingsError> {
-        resolve(SettingsFlags::default(), Some(toml))
-    }
-
-    #[test]
-    fn defaults_stand_when_nothing_is_given() {
-        let settings = resolve(SettingsFlags::default(), None).unwrap();
-        assert_eq!(settings.data_dir, PathBuf::from("./lambdalake-data"));
-        assert_eq!(settings.listen, "127.0.0.1:7700".parse().unwrap());
-        assert_eq!(settings.init, None);
-        assert!(settings.auto_create_streams);
-        assert_eq!(settings.flush_bytes, 64 << 20);
-        assert_eq!(settings.flush_age, Duration::from_secs(60));
-        assert_eq!(settings.max_result_rows, 10_000_000);
-    }
-
-    #[test]
-    fn a_flag_wins_over_the_file_and_the_file_over_the_default() {
-        let file = "flush_bytes = \"1MiB\"\nflush_rows = 7\nauto_create_streams = false";
-        let flags = SettingsFlags {
-            flush_bytes: Some("2MiB".to_owned()),
-            flush_rows: Some(String::new()),
-            ..SettingsFlags::default()
-        };
-        let settings = resolve(flags, Some(file)).unwrap();
-        assert_eq!(settings.flush_bytes, 2 << 20, "flag");
-        assert_eq!(settings.flush_rows, 7, "file, because the flag is empty");
-        assert!(!settings.auto_create_streams, "file");
-        assert_eq!(settings.query_timeout, Duration::from_secs(60), "default");
-    }
-
-    #[test]
-    fn an_unknown_key_is_named_with_its_nearest_neighbour() {
-        let error = resolve_file("flush_byte = 1").unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "unknown setting `flush_byte` in the settings file; did you mean `flush_bytes`?"
-        );
-        let error = resolve_file("qqq = 1").unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "unknown setting `qqq` in the settings file"
-        );
-    }
-
-    #[test]
-    fn a_bad_value_names_the_setting_and_its_source() {
-        let error = resolve_file("flush_bytes = \"64 parsecs\"").unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "setting `flush_bytes` from the settings file: `64 parsecs` is not a size; write \
-             bytes or a unit, for example 64MiB"
-        );
-        for bad in [
-            "flush_bytes = 0",
-            "flush_bytes = -1",
-            "flush_bytes = [1]",
-            "flush_age = \"soon\"",
-            "flush_age = \"0s\"",
-            "default_shards = 4294967296",
-            "max_concurrent_queries = 0",
-            "auto_create_streams = \"maybe\"",
-            "listen = \"here\"",
-        ] {
-            assert!(
-                matches!(resolve_file(bad), Err(SettingsError::BadValue { .. })),
-                "{bad}"
-            );
-        }
-        assert!(matches!(
-            resolve_file("flush_bytes ="),
-            Err(SettingsError::NotToml(_))
-        ));
-    }
-
-    #[test]
-    fn values_that_contradict_each_other_are_refused() {
-        for bad in [
-            "max_line_bytes = \"2MiB\"\nmax_body_bytes = \"1MiB\"",
-            "flush_bytes = \"2MiB\"\ntail_limit_bytes = \"1MiB\"",
-        ] {
-            assert!(
-                matches!(resolve_file(bad), Err(SettingsError::Contradiction(_))),
-                "{bad}"
-            );
-        }
-    }
-
-    #[test]
-    fn sizes_and_counts_have_readable_spellings() {
-        assert_eq!(size::<u64>("65536"), Ok(65536));
-        assert_eq!(size::<u64>("64KiB"), Ok(65536));
-        assert_eq!(size::<u64>("64 MiB"), Ok(64 << 20));
-        assert_eq!(size::<u64>("1GB"), Ok(1_000_000_000));
-        assert_eq!(count::<u64>("500_000"), Ok(500_000));
-    }
-
-    #[test]
-    fn every_setting_is_a_flag_with_its_variable() {
-        let command = SettingsFlags::augment_args(clap::Command::new("test"));
-        for setting in SETTINGS {
-            let argument = command
-                .get_arguments()
-                .find(|argument| argument.get_id() == setting.name)
-                .expect(setting.name);
-            assert_eq!(
-                argument.get_long(),
-                Some(setting.name.replace('_', "-").as_str())
-            );
-            assert_eq!(
-                setting.env,
-                format!("LAMBDALAKE_{}", setting.name.to_uppercase())
-            );
-            assert_eq!(
-                argument.get_env().and_then(|env| env.to_str()),
-                Some(setting.env)
-            );
-        }
-    }
-
-    #[test]
-    fn flags_reach_the_settings() {
-        #[derive(Parser)]
-        struct Command {
-            #[command(flatten)]
-            flags: SettingsFlags,
-        }
-        let command = Command::parse_from(["test", "--default-shards", "4", "--init", "a.sql"]);
-        let settings = resolve(command.flags, None).unwrap();
-        assert_eq!(settings.default_shards, 4);
-        assert_eq!(settings.init, Some(PathBuf::from("a.sql")));
-    }
-
-    #[test]
-    fn the_readme_lists_every_setting_as_it_is() {
-        let readme = include_str!("../README.md");
-        for setting in SETTINGS {
-            let row = readme_row(setting);
-            assert!(readme.contains(&row), "README.md lacks this row:\n{row}");
-        }
-    }
-
-    fn readme_row(setting: &Setting) -> String {
-        let default = match setting.default {
-            "" => "none".to_owned(),
-            default => format!("`{default}`"),
-        };
-        format!(
-            "| `{}` | {default} | {} | {} |",
-            setting.name,
-            setting.unit.to_lowercase(),
-            setting.about
-        )
-    }
-}
+mod tests;

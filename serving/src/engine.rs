@@ -16,6 +16,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 pub use crate::error::{EngineError, ErrorKind};
+use crate::metrics::Meters;
 
 /// What the serving layer needs from the engine. Every method may be called at any time, from
 /// many requests at once; dropping a returned future cancels waiting, never work that was
@@ -58,6 +59,10 @@ pub trait Engine: Send + Sync + 'static {
     fn view(&self, name: &str) -> Option<Value>;
     /// Whether this node may take traffic, and why not.
     fn health(&self) -> Health;
+    /// Where this engine's metrics are recorded.
+    fn meters(&self) -> Meters;
+    /// Everything recorded and the current state, as Prometheus text.
+    fn metrics_text(&self) -> String;
     /// Plans and starts a read-only query (SELECT or EXPLAIN text) on one pinned snapshot.
     /// Dropping the answer's stream cancels it. CPU work happens on the engine's own runtime.
     async fn query(&self, request: QueryRequest) -> Result<Answer, EngineError>;
@@ -80,7 +85,8 @@ pub struct IngestRequest {
     pub idempotency_key: Option<String>,
     /// The body, at most `Limits::body_bytes`.
     pub body: Bytes,
-    /// Unique for this process and, in all likelihood, over restarts.
+    /// Names the request in logs: the client's, or one unique for this process and, in all
+    /// likelihood, over restarts.
     pub request_id: String,
 }
 

@@ -6,12 +6,15 @@
 
 mod answer;
 mod catalog;
+pub mod closed;
 mod errors;
 mod ingest;
 mod queries;
+mod query_record;
 mod request;
 pub mod server;
 mod sql;
+mod trace;
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
@@ -20,6 +23,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
+use tracing::Instrument;
 use warp::Filter;
 use warp::filters::BoxedFilter;
 use warp::http::{Method, StatusCode};
@@ -28,6 +32,7 @@ use warp::reply::Response;
 use self::errors::Failure;
 use self::queries::Queries;
 use self::request::Request;
+use self::trace::{Names, Trace};
 use crate::engine::Engine;
 use crate::error::EngineError;
 use crate::limits::Limits;
@@ -98,6 +103,7 @@ enum Route {
     Live,
     Ready,
     Health,
+    Metrics,
 }
 
 impl Route {
@@ -110,6 +116,41 @@ impl Route {
             Self::Query(_) => "DELETE",
             Self::Recompute(_) => "POST",
             _ => "GET, HEAD",
+        }
+    }
+
+    /// The path with its names left out, as a label of metrics and in logs.
+    fn template(&self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Streams => "/api/v1/streams",
+            Self::Stream(_) => "/api/v1/streams/{stream}",
+            Self::Events(_) => "/api/v1/streams/{stream}/events",
+            Self::Sql => "/api/v1/sql",
+            Self::Queries => "/api/v1/queries",
+            Self::Query(_) => "/api/v1/queries/{id}",
+            Self::Views => "/api/v1/views",
+            Self::View(_) => "/api/v1/views/{view}",
+            Self::Recompute(_) => "/api/v1/views/{view}/recompute",
+            Self::Runs => "/api/v1/runs",
+            Self::Run(_) => "/api/v1/runs/{id}",
+            Self::Live => "/health/livez",
+            Self::Ready => "/health/readyz",
+            Self::Health => "/health",
+            Self::Metrics => "/metrics",
+        }
+    }
+
+    /// The name in the path.
+    fn name(&self) -> Option<&str> {
+        match self {
+            Self::Stream(name)
+            | Self::Events(name)
+            | Self::Query(name)
+            | Self::View(name)
+            | Self::Recompute(name)
+            | Self::Run(name) => Some(name),
+            _ => None,
         }
     }
 
@@ -156,6 +197,8 @@ fn routes(app: Arc<App>) -> BoxedFilter<(Response,)> {
         .unify()
         .or(path!("health").map(|| Route::Health))
         .unify()
+        .or(path!("metrics").map(|| Route::Metrics))
+        .unify()
         .boxed();
     streams
         .or(sql)
@@ -179,19 +222,28 @@ fn decoded(segment: String) -> String {
 }
 
 async fn answer(app: Arc<App>, route: Route, request: Request) -> Response {
-    let id = app.ids.next();
+    let names = Names::new(&request.headers, app.ids.next());
+    let trace = Trace::begin(&app, &route, &request.method, &names);
+    let span = trace.span();
     let is_sql = matches!(route, Route::Sql);
-    match dispatch(&app, route, request, &id).await {
-        Ok(response) => response,
-        Err(failure) => failure.into_response(&id, is_sql),
-    }
+    let work = async move {
+        let response = match dispatch(&app, route, request, &names).await {
+            Ok(response) => response,
+            Err(failure) => {
+                trace.failed(&failure);
+                failure.into_response(&names.query_id, is_sql)
+            }
+        };
+        trace.end(response)
+    };
+    work.instrument(span).await
 }
 
 async fn dispatch(
     app: &Arc<App>,
     route: Route,
     request: Request,
-    id: &str,
+    names: &Names,
 ) -> Result<Response, Failure> {
     if let Route::Unknown = route {
         return Err(
@@ -205,8 +257,8 @@ async fn dispatch(
     }
     match route {
         Route::Events(_) if request.method == Method::HEAD => Ok(Response::default()),
-        Route::Events(stream) => ingest::events(app, stream, request, id).await,
-        Route::Sql => sql::sql(app, request, id).await,
+        Route::Events(stream) => ingest::events(app, stream, request, &names.request_id).await,
+        Route::Sql => sql::sql(app, request, names).await,
         other => {
             request.params()?.finish()?;
             resource(app, other).await
@@ -238,11 +290,26 @@ async fn resource(app: &App, route: Route) -> Result<Response, Failure> {
         }
         Route::Live => json!({"status": "ok"}),
         Route::Ready | Route::Health => return Ok(health(app)),
+        Route::Metrics => return Ok(metrics(app).await?),
         Route::Unknown | Route::Events(_) | Route::Sql => {
             return Err(EngineError::internal("a route without a handler").into());
         }
     };
     Ok(json_response(StatusCode::OK, &body))
+}
+
+/// Prometheus text. Reading the state takes locks and walks every stream: not on the I/O threads.
+async fn metrics(app: &App) -> Result<Response, EngineError> {
+    let engine = Arc::clone(&app.engine);
+    let text = tokio::task::spawn_blocking(move || engine.metrics_text())
+        .await
+        .map_err(|error| EngineError::internal("the metrics could not be read").because(error))?;
+    let mut response = Response::new(text.into());
+    let plain = warp::http::HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    response
+        .headers_mut()
+        .insert(warp::http::header::CONTENT_TYPE, plain);
+    Ok(response)
 }
 
 fn health(app: &App) -> Response {

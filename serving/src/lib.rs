@@ -17,6 +17,7 @@ pub mod error;
 pub mod http;
 mod layer_exec;
 pub mod limits;
+pub mod metrics;
 pub mod query;
 pub mod snapshot;
 pub mod statement;

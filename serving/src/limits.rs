@@ -46,6 +46,8 @@ pub struct Limits {
     pub row_errors: usize,
     /// How long open requests may go on after shutdown was asked for.
     pub shutdown_grace: Duration,
+    /// A statement that takes longer is written to the log.
+    pub slow_query: Duration,
 }
 
 impl Default for Limits {
@@ -67,6 +69,7 @@ impl Default for Limits {
             table_rows: 1_000,
             row_errors: 100,
             shutdown_grace: Duration::from_secs(10),
+            slow_query: Duration::from_secs(5),
         }
     }
 }

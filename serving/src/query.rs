@@ -32,6 +32,7 @@ use object_store::ObjectStore;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tracing::Instrument;
 use url::Url;
 
 use crate::engine::{Answer, EngineError, ErrorKind, Layer, QueryRequest, QueryStats};
@@ -171,7 +172,9 @@ impl Queries {
                         return;
                     }
                 }
-            },
+            }
+            // The request's span: lines written on this runtime name the request too.
+            .in_current_span(),
             &self.runtime,
         );
         let (schema, stats) = starting.await.map_err(|_| {

@@ -10,6 +10,7 @@
 
 pub mod error;
 pub mod mapper;
+pub mod meters;
 pub mod open_states;
 pub mod shard;
 pub mod writer;

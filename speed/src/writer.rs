@@ -19,6 +19,7 @@ use lambdalake_data::{Clock, Cut, CutRange, DataError};
 use tokio::sync::oneshot;
 
 use crate::error::SpeedError;
+use crate::meters::WriterMeters;
 use crate::open_states::OpenStates;
 use crate::shard::number_events;
 
@@ -87,6 +88,7 @@ pub struct StreamWriter {
     clock: Arc<dyn Clock>,
     limits: WriterLimits,
     publish: Box<dyn Fn(StreamTail) + Send>,
+    meters: WriterMeters,
     /// Why the log takes nothing any more; shared with the handle, for health.
     failure: Arc<Mutex<Option<String>>>,
 }
@@ -180,10 +182,18 @@ impl StreamWriter {
             clock,
             limits,
             publish,
+            meters: WriterMeters::default(),
             failure: Arc::default(),
         };
         (writer.publish)(writer.tail.clone());
         Ok(writer)
+    }
+
+    /// Counts from here on.
+    #[must_use]
+    pub fn with_meters(mut self, meters: WriterMeters) -> Self {
+        self.meters = meters;
+        self
     }
 
     /// Logs and applies a group; answers every request.
@@ -221,8 +231,18 @@ impl StreamWriter {
         if group.is_empty() {
             return;
         }
-        if let Err(error) = self.log.append(&frames, &end) {
-            tracing::error!(stream = %definition.name, %error, "the log could not be written");
+        let started = self.clock.monotonic();
+        let logged = self.log.append(&frames, &end);
+        let seconds = (self.clock.monotonic() - started).as_secs_f64();
+        self.meters.logged(&frames, logged.is_ok(), seconds);
+        if let Err(error) = logged {
+            let requests: Vec<&str> = group.iter().map(|one| &*one.request.request_id).collect();
+            tracing::error!(
+                stream = %definition.name,
+                ?requests,
+                %error,
+                "the log could not be written"
+            );
             if !error.is_disk_full() {
                 let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
                 failure.get_or_insert_with(|| error.to_string());
@@ -519,6 +539,11 @@ impl WriterHandle {
         self.commands
             .send(Command::Forget(covered))
             .map_err(|_| self.closed())
+    }
+
+    /// Commands that wait for the thread.
+    pub fn queued(&self) -> usize {
+        self.commands.len()
     }
 
     /// Why the stream takes no events until a restart; `None` while all is well.

@@ -36,6 +36,7 @@ pub enum Command {
     Status(StatusArgs),
     Demo(DemoArgs),
     Generate(GenerateArgs),
+    Settings(SettingsArgs),
 }
 
 /// Run the engine and serve it over HTTP.
@@ -258,6 +259,21 @@ pub struct DemoArgs {
         default_value = "127.0.0.1:7700"
     )]
     pub listen: SocketAddr,
+}
+
+/// Print every setting of the engine, for a file or a page.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  lambdalake settings > lambdalake.toml        an example file, all defaults
+  lambdalake settings --markdown               the page of the documentation")]
+pub struct SettingsArgs {
+    /// A TOML file with every setting commented out. The default.
+    #[arg(long, env = "LAMBDALAKE_SETTINGS_TOML", conflicts_with = "markdown")]
+    pub toml: bool,
+    /// The page of the documentation.
+    #[arg(long, env = "LAMBDALAKE_SETTINGS_MARKDOWN")]
+    pub markdown: bool,
 }
 
 /// Write made-up events to stdout.

@@ -13,6 +13,7 @@ mod exit;
 pub mod generate;
 pub mod ingest;
 pub mod recompute;
+pub mod settings;
 pub mod sql;
 pub mod status;
 mod table;

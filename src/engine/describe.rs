@@ -1,11 +1,10 @@
-//! Streams, views, runs and health as the JSON that the HTTP surface shows.
+//! Streams, views and runs as the JSON that the HTTP surface shows.
 
 use serde_json::{Value, json};
 
 use lambdalake_batch::history::{Run, RunStatus};
 use lambdalake_data::delta::refused_column;
 use lambdalake_data::schema::is_hidden;
-use lambdalake_serving::engine::Health;
 use lambdalake_serving::snapshot::{StreamSnapshot, ViewSnapshot};
 
 use super::rewrite::outdated;
@@ -26,7 +25,7 @@ fn columns(schema: &datafusion::arrow::datatypes::Schema) -> Vec<Value> {
         .collect()
 }
 
-fn rfc3339(micros: i64) -> Value {
+pub(super) fn rfc3339(micros: i64) -> Value {
     chrono::DateTime::from_timestamp_micros(micros)
         .map(|time| time.to_rfc3339_opts(chrono::SecondsFormat::Micros, true))
         .into()
@@ -154,34 +153,5 @@ impl Engine {
             "version": run.version,
             "error": run.error,
         })
-    }
-
-    pub(super) fn describe_health(&self) -> Health {
-        let snapshot = self.publisher.snapshot();
-        let mut ready = lock(&self.maintenance)
-            .as_ref()
-            .is_some_and(|m| m.is_alive());
-        let maintenance = if ready { "running" } else { "stopped" };
-        let mut streams = serde_json::Map::new();
-        for runtime in self.all_streams() {
-            let failure = runtime.writer.failure();
-            ready &= failure.is_none();
-            let alive = failure.is_none();
-            let trouble = failure.or_else(|| lock(&runtime.trouble).clone());
-            streams.insert(
-                runtime.definition.name.clone(),
-                json!({"writer": if alive { "running" } else { "stopped" }, "error": trouble}),
-            );
-        }
-        let details = json!({
-            "status": if ready { "ready" } else { "failed" },
-            "version": env!("CARGO_PKG_VERSION"),
-            "publication": snapshot.publication,
-            "maintenance": maintenance,
-            "streams": streams,
-            "views": snapshot.views.len(),
-            "running_recomputes": lock(&self.running).len(),
-        });
-        Health { ready, details }
     }
 }

@@ -85,7 +85,11 @@ impl Engine {
                 .streams
                 .get(name)
                 .map(|s| s.end.clone());
-            self.flush_part(&stream.definition, &part)?;
+            let started = self.clock.monotonic();
+            let flushed = self.flush_part(&stream.definition, &part);
+            let took = self.clock.monotonic().saturating_sub(started);
+            self.meters.flushed(name, took, flushed.is_ok());
+            flushed?;
             stream.writer.forget(part.end().clone())?;
             if target.is_none() {
                 target = end;
@@ -138,7 +142,11 @@ impl Engine {
             .collect();
         let folder = definition.master_folder();
         written.extend(file.iter().map(|file| format!("{folder}/{}", file.path)));
+        let file_bytes = file.as_ref().map(|file| file.bytes);
         let published = self.publish_flush(stream, part, &definition, file, panes);
+        if published.is_ok() {
+            self.meters.moved(stream, part.rows() as u64, file_bytes);
+        }
         // An attempt that failed, and panes that came too late, are named by nobody. After
         // an error other than a full disk it is not sure that the entry has no name.
         if published.as_ref().err().is_none_or(DataError::is_disk_full) {

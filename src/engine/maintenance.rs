@@ -59,6 +59,8 @@ fn tick(engine: &Weak<Engine>, schedule: &mut Schedule) -> bool {
     let Some(engine) = engine.upgrade() else {
         return false;
     };
+    engine.beat();
+    engine.meters.upkeep();
     for stream in engine.all_streams() {
         engine.flush_if_due(&stream);
         engine.rewrite_if_due(&stream);

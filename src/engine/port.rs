@@ -8,6 +8,7 @@ use lambdalake_serving::engine::{
     self as port, AlterSpec, Answer, EngineError, ErrorKind, Health, IngestReply, IngestRequest,
     QueryRequest, StreamSpec, ViewSpec,
 };
+use lambdalake_serving::metrics::Meters;
 use lambdalake_speed::SpeedError;
 use lambdalake_views::ViewError;
 use serde_json::Value;
@@ -79,8 +80,9 @@ impl Engine {
         work: impl FnOnce(&Arc<Self>) -> T + Send + 'static,
     ) -> Result<T, EngineError> {
         let engine = Arc::clone(self);
+        let span = tracing::Span::current();
         self.compute
-            .spawn_blocking(move || work(&engine))
+            .spawn_blocking(move || span.in_scope(|| work(&engine)))
             .await
             .map_err(panicked)
     }
@@ -97,7 +99,13 @@ pub struct Port(pub Arc<Engine>);
 #[async_trait]
 impl port::Engine for Port {
     async fn ingest(&self, request: IngestRequest) -> Result<IngestReply, EngineError> {
-        self.0.ingest(request).await
+        let (stream, bytes) = (request.stream.clone(), request.body.len());
+        let reply = self.0.ingest(request).await?;
+        // Only streams that exist become labels, whatever names clients try.
+        if self.0.stream_runtime(&stream).is_some() {
+            self.0.meters.ingested(&stream, bytes, &reply);
+        }
+        Ok(reply)
     }
 
     async fn create_stream(&self, spec: StreamSpec) -> Result<(), EngineError> {
@@ -236,6 +244,14 @@ impl port::Engine for Port {
 
     fn health(&self) -> Health {
         self.0.describe_health()
+    }
+
+    fn meters(&self) -> Meters {
+        self.0.meters.meters.clone()
+    }
+
+    fn metrics_text(&self) -> String {
+        self.0.metrics_text()
     }
 
     async fn query(&self, request: QueryRequest) -> Result<Answer, EngineError> {

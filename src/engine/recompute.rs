@@ -109,6 +109,7 @@ impl Engine {
                 });
                 ended.duration_ms = (engine.clock.monotonic() - started).as_millis() as u64;
                 ended.rows_read = progress.rows_read.load(Ordering::Relaxed);
+                engine.meters.recomputed(&ended);
                 if let Err(error) = engine.history.end(ended) {
                     tracing::warn!(%error, "the run's history could not be stored");
                 }

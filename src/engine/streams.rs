@@ -60,7 +60,8 @@ impl Engine {
             Arc::clone(&self.clock),
             limits,
             Box::new(move |tail| publisher.set_tail(tail)),
-        )?;
+        )?
+        .with_meters(self.meters.of_writer(&definition.name));
         let writer = WriterHandle::spawn(writer).map_err(|error| SpeedError::Closed {
             stream: definition.name.clone(),
             reason: format!("its writer thread could not be started: {error}"),

@@ -3,12 +3,16 @@
 mod bad_input;
 mod client;
 mod equivalence;
+mod health;
 mod invariant;
 mod layering;
+mod logs;
+mod metrics;
 mod old_formats;
 mod real_log;
 mod restart;
 mod schema_change;
 mod server;
+mod settings;
 mod tidy;
 mod views_sql;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 /// Lines of the log that a failure shows.
-const KEPT_LINES: usize = 50;
+const KEPT_LINES: usize = 200;
 
 pub struct Server {
     child: Child,
@@ -40,11 +40,19 @@ impl Server {
 
     /// The same; what the process said if it ended instead.
     pub fn try_start(folder: &Path, flags: &[&str]) -> Result<Self, String> {
+        let folder = folder.to_str().expect("a readable path");
+        let mut all = vec!["--listen", "127.0.0.1:0", "--data-dir", folder];
+        all.extend(flags);
+        Self::launch(&all, &[])
+    }
+
+    /// Starts `serve` with these flags and variables and nothing else.
+    pub fn launch(flags: &[&str], variables: &[(&str, &str)]) -> Result<Self, String> {
         let mut child = Command::new(env!("CARGO_BIN_EXE_lambdalake"))
-            .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
-            .arg(folder)
+            .arg("serve")
             .args(flags)
             .env("NO_COLOR", "1")
+            .envs(variables.iter().copied())
             .stderr(Stdio::piped())
             .stdout(Stdio::null())
             .spawn()
@@ -56,9 +64,10 @@ impl Server {
                 child.wait().expect("it ended");
                 return Err(Vec::from(said).join("\n"));
             };
+            // In the json form of the log a quote follows the address.
             let address = line
                 .split_once("listening on ")
-                .map(|(_, url)| url.trim().to_owned());
+                .map(|(_, url)| url.split('"').next().unwrap_or(url).trim().to_owned());
             said.push_back(line);
             if let Some(address) = address {
                 break address;

@@ -12,6 +12,7 @@
 //! being polled, so that a client that stops reading still meets the query's deadline.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use arrow::array::RecordBatch;
@@ -20,12 +21,14 @@ use datafusion::common::DataFusionError;
 use futures::{Stream, StreamExt};
 use tokio::sync::mpsc;
 use tokio::task::{JoinSet, spawn_blocking};
+use tracing::Instrument;
 use warp::http::{HeaderMap, HeaderName, HeaderValue, header};
 use warp::reply::{Reply, Response};
 
 use super::App;
 use super::errors;
 use super::queries::Ticket;
+use super::query_record::QueryRecord;
 use crate::encode::{Encoder, Format};
 use crate::engine::{Answer, QueryStats};
 use crate::error::EngineError;
@@ -37,7 +40,9 @@ pub(super) async fn respond(
     ticket: Ticket,
     answer: Answer,
     format: Format,
+    record: &Arc<QueryRecord>,
 ) -> Result<Response, EngineError> {
+    record.answering(&answer.stats);
     let mut pump = Pump {
         encoder: Some(format.encoder(&answer.schema, app.limits.table_rows)),
         answer,
@@ -54,17 +59,21 @@ pub(super) async fn respond(
     let headers = headers(&ticket.id, &pump.answer.stats, format);
     if is_ended {
         first.extend_from_slice(&pump.finish(&ticket).await?);
+        record.done(pump.rows);
         return Ok(with_headers(Response::new(first.into()), headers));
     }
     let (pieces, receiver) = mpsc::channel(app.limits.answer_pieces.max(1));
     let mut task = JoinSet::new();
-    task.spawn(async move {
+    let record = Arc::clone(record);
+    let pumping = async move {
         let id = ticket.id.clone();
-        if let Err(error) = pump.run(ticket, &pieces).await {
+        if let Err(error) = pump.run(ticket, &pieces, &record).await {
+            record.failed(&error);
             errors::log(&error, &id);
             // Dropping the sender without `End` breaks the body; that is the message.
         }
-    });
+    };
+    task.spawn(pumping.in_current_span());
     let body = Body {
         first: Some(first.into()),
         receiver,
@@ -98,6 +107,7 @@ impl Pump {
         mut self,
         ticket: Ticket,
         pieces: &mpsc::Sender<Piece>,
+        record: &QueryRecord,
     ) -> Result<(), EngineError> {
         while let Some(piece) = ticket.run(self.next()).await?? {
             if piece.is_empty() {
@@ -117,6 +127,7 @@ impl Pump {
                 return Ok(());
             }
         }
+        record.done(self.rows);
         Ok(())
     }
 

@@ -19,7 +19,7 @@ pub(super) async fn events(
     app: &App,
     stream: String,
     request: Request,
-    id: &str,
+    request_id: &str,
 ) -> Result<Response, Failure> {
     let mut params = request.params()?;
     let format = params.take("format");
@@ -49,7 +49,7 @@ pub(super) async fn events(
             producer,
             idempotency_key,
             body,
-            request_id: id.to_owned(),
+            request_id: request_id.to_owned(),
         })
         .await?;
     reply.errors.truncate(app.limits.row_errors);

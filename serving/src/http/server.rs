@@ -13,6 +13,10 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+use warp::filters::BoxedFilter;
+use warp::reply::Response;
+
+use super::closed::{Closed, refuse_during};
 use super::{App, routes};
 use crate::engine::Engine;
 use crate::limits::Limits;
@@ -29,72 +33,98 @@ pub enum ServeError {
     Gate(#[from] tokio::sync::AcquireError),
 }
 
-/// Serves until `shutdown` completes; then takes no more connections, lets open requests end
-/// for `limits.shutdown_grace` and breaks what is left.
+/// Serves until `shutdown` completes; then lets open requests end for `limits.shutdown_grace`
+/// while new ones are told that the node stops, and breaks what is left.
 pub async fn serve(
     listener: TcpListener,
     engine: Arc<dyn Engine>,
     limits: Limits,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
-    let gate = Arc::new(Semaphore::new(limits.max_connections));
-    let service = TowerToHyperService::new(warp::service(routes(App::new(engine, limits.clone()))));
-    let graceful = GracefulShutdown::new();
-    // Holds the connections: dropping it, in whichever way this function ends, ends them.
-    let mut connections = JoinSet::new();
-    let mut builder = http1::Builder::new();
-    builder
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.header_timeout)
-        .max_buf_size(limits.header_bytes.max(8_192))
-        .max_headers(limits.max_headers);
+    let mut connections = Connections::new(&limits);
+    let routes = routes(App::new(engine, limits.clone()));
+    connections.accept(&listener, routes, shutdown).await?;
+    refuse_during(&listener, Closed::Stopping, &limits, connections.drain()).await
+}
 
-    let mut shutdown = std::pin::pin!(shutdown);
-    loop {
-        // The gate first: a connection that cannot be served yet stays in the kernel's backlog.
-        let permit = tokio::select! {
-            biased;
-            () = &mut shutdown => break,
-            permit = Arc::clone(&gate).acquire_owned() => permit?,
-        };
-        let accepted = tokio::select! {
-            biased;
-            () = &mut shutdown => break,
-            accepted = listener.accept() => accepted,
-        };
-        let stream: TcpStream = match accepted {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                tracing::warn!(%error, "accepting a connection failed");
-                sleep(ACCEPT_PAUSE).await;
+/// The connections of one service. Dropping it, in whichever way, ends them.
+pub(super) struct Connections {
+    gate: Arc<Semaphore>,
+    graceful: GracefulShutdown,
+    open: JoinSet<()>,
+    builder: http1::Builder,
+    grace: Duration,
+}
+
+impl Connections {
+    pub(super) fn new(limits: &Limits) -> Self {
+        let mut builder = http1::Builder::new();
+        builder
+            .timer(TokioTimer::new())
+            .header_read_timeout(limits.header_timeout)
+            .max_buf_size(limits.header_bytes.max(8_192))
+            .max_headers(limits.max_headers);
+        Self {
+            gate: Arc::new(Semaphore::new(limits.max_connections)),
+            graceful: GracefulShutdown::new(),
+            open: JoinSet::new(),
+            builder,
+            grace: limits.shutdown_grace,
+        }
+    }
+
+    /// Takes connections until `until` is ready, and returns what it made.
+    pub(super) async fn accept<T>(
+        &mut self,
+        listener: &TcpListener,
+        routes: BoxedFilter<(Response,)>,
+        until: impl Future<Output = T>,
+    ) -> Result<T, ServeError> {
+        let service = TowerToHyperService::new(warp::service(routes));
+        let mut until = std::pin::pin!(until);
+        loop {
+            // The gate first: a connection that cannot be served yet stays in the kernel's backlog.
+            let permit = tokio::select! {
+                biased;
+                made = &mut until => return Ok(made),
+                permit = Arc::clone(&self.gate).acquire_owned() => permit?,
+            };
+            let accepted = tokio::select! {
+                biased;
+                made = &mut until => return Ok(made),
+                accepted = listener.accept() => accepted,
+            };
+            let stream: TcpStream = match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    tracing::warn!(%error, "accepting a connection failed");
+                    sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            // Answers are written in whole pieces; waiting to fill packets only delays small ones.
+            if let Err(error) = stream.set_nodelay(true) {
+                tracing::debug!(%error, "a connection closed before it began");
                 continue;
             }
-        };
-        // Answers are written in whole pieces; waiting to fill packets only delays small ones.
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "a connection closed before it began");
-            continue;
+            let io = TokioIo::new(stream);
+            let connection = self.builder.serve_connection(io, service.clone());
+            let connection = self.graceful.watch(connection);
+            self.open.spawn(async move {
+                if let Err(error) = connection.await {
+                    tracing::debug!(%error, "a connection broke");
+                }
+                drop(permit);
+            });
+            while self.open.try_join_next().is_some() {}
         }
-        let connection = builder.serve_connection(TokioIo::new(stream), service.clone());
-        let connection = graceful.watch(connection);
-        connections.spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "a connection broke");
-            }
-            drop(permit);
-        });
-        while connections.try_join_next().is_some() {}
     }
 
-    drop(listener);
-    if timeout(limits.shutdown_grace, graceful.shutdown())
-        .await
-        .is_err()
-    {
-        tracing::warn!(
-            open = connections.len(),
-            "connections are still open: breaking them"
-        );
+    /// Lets open requests end within the grace time and breaks what is left.
+    pub(super) async fn drain(self) {
+        if timeout(self.grace, self.graceful.shutdown()).await.is_err() {
+            let open = self.open.len();
+            tracing::warn!(open, "connections are still open: breaking them");
+        }
     }
-    Ok(())
 }

@@ -9,7 +9,9 @@ use warp::http::{Method, header};
 use warp::reply::Response;
 
 use super::errors::Failure;
+use super::query_record::QueryRecord;
 use super::request::{Params, Request, invalid};
+use super::trace::Names;
 use super::{App, answer, catalog};
 use crate::encode::Format;
 use crate::engine::{Layer, QueryRequest};
@@ -17,7 +19,11 @@ use crate::error::{EngineError, ErrorKind};
 use crate::statement::Statement;
 
 /// Runs one statement.
-pub(super) async fn sql(app: &Arc<App>, request: Request, id: &str) -> Result<Response, Failure> {
+pub(super) async fn sql(
+    app: &Arc<App>,
+    request: Request,
+    names: &Names,
+) -> Result<Response, Failure> {
     let is_get = request.method == Method::GET;
     let mut params = request.params()?;
     let format = match params.take("format") {
@@ -32,8 +38,22 @@ pub(super) async fn sql(app: &Arc<App>, request: Request, id: &str) -> Result<Re
         None if is_get => return Err(invalid("the parameter q is missing".to_owned()).into()),
         None => asked.read_body(app, request).await?,
     }
-    let query = asked.resolve(app, id)?;
+    let query = asked.resolve(app, &names.query_id)?;
+    let record = QueryRecord::begin(app, &query, names);
+    let result = parse_and_run(app, query, format, is_get, &record).await;
+    if let Err(Failure::Engine(error)) = &result {
+        record.failed(error);
+    }
+    result
+}
 
+async fn parse_and_run(
+    app: &Arc<App>,
+    query: QueryRequest,
+    format: Format,
+    is_get: bool,
+    record: &Arc<QueryRecord>,
+) -> Result<Response, Failure> {
     // Parsing is CPU work, and a megabyte of it is not nothing.
     let sql = query.sql.clone();
     let statement = spawn_blocking(move || Statement::parse(&sql))
@@ -45,7 +65,7 @@ pub(super) async fn sql(app: &Arc<App>, request: Request, id: &str) -> Result<Re
             message: "GET only runs queries, SHOW TABLES and DESCRIBE: use POST".to_owned(),
         });
     }
-    run(app, statement, query, format).await
+    run(app, statement, query, format, record).await
 }
 
 async fn run(
@@ -53,6 +73,7 @@ async fn run(
     statement: Statement,
     mut query: QueryRequest,
     format: Format,
+    record: &Arc<QueryRecord>,
 ) -> Result<Response, Failure> {
     let ticket = app.queries.admit(&query)?;
     let answer = match statement {
@@ -66,7 +87,7 @@ async fn run(
                 .await??
         }
     };
-    Ok(answer::respond(app, ticket, answer, format).await?)
+    Ok(answer::respond(app, ticket, answer, format, record).await?)
 }
 
 /// What the client asked for, in the URL and in the body.

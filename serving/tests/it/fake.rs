@@ -212,6 +212,14 @@ impl Engine for Fake {
         }
     }
 
+    fn meters(&self) -> lambdalake_serving::metrics::Meters {
+        lambdalake_serving::metrics::Meters::nowhere()
+    }
+
+    fn metrics_text(&self) -> String {
+        String::new()
+    }
+
     async fn query(&self, request: QueryRequest) -> Result<Answer, EngineError> {
         self.queries.lock().unwrap().push(request.clone());
         let alive = Alive::new(&self.alive);

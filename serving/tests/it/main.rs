@@ -2,6 +2,7 @@
 
 mod answers;
 mod client;
+mod closed;
 mod errors;
 mod fake;
 mod ingest;

@@ -1,0 +1,448 @@
+//! Every setting changes something that can be seen from outside.
+//!
+//! For a new setting, add a function that starts a server with a value other than the default
+//! and asserts the difference, and name it in `CASES`.
+
+use std::collections::VecDeque;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use lambdalake::settings::SETTINGS;
+use serde_json::{Value, json};
+
+use super::metrics::sample;
+use super::server::{Answer, Server};
+
+/// Servers that run at the same time.
+const AT_ONCE: usize = 6;
+
+const CASES: &[(&str, fn())] = &[
+    ("data_dir", data_dir),
+    ("listen", listen),
+    ("init", init),
+    ("auto_create_streams", auto_create_streams),
+    ("default_shards", default_shards),
+    ("flush_bytes", flush_bytes),
+    ("flush_rows", flush_rows),
+    ("flush_age", flush_age),
+    ("log_segment_bytes", log_segment_bytes),
+    ("max_body_bytes", max_body_bytes),
+    ("max_line_bytes", max_line_bytes),
+    ("ingest_queue_requests", ingest_queue_requests),
+    ("group_commit_requests", group_commit_requests),
+    ("query_memory_bytes", query_memory_bytes),
+    ("batch_memory_bytes", batch_memory_bytes),
+    ("speed_memory_bytes", speed_memory_bytes),
+    ("query_timeout", query_timeout),
+    ("max_result_rows", max_result_rows),
+    ("max_concurrent_queries", max_concurrent_queries),
+    ("tail_limit_bytes", tail_limit_bytes),
+    ("view_state_budget_bytes", view_state_budget_bytes),
+    ("slow_query", slow_query),
+    ("log_format", log_format),
+    ("log_level", log_level),
+];
+
+#[test]
+fn every_setting_has_a_case() {
+    let cases: Vec<&str> = CASES.iter().map(|(name, _)| *name).collect();
+    for setting in SETTINGS {
+        let found = cases.iter().filter(|name| **name == setting.name).count();
+        assert_eq!(
+            found, 1,
+            "cases of `{}` in tests/it/settings.rs",
+            setting.name
+        );
+    }
+    assert_eq!(cases.len(), SETTINGS.len(), "a case of no setting");
+}
+
+#[test]
+fn every_setting_changes_what_the_server_does() {
+    let waiting: Mutex<VecDeque<_>> = Mutex::new(CASES.iter().collect());
+    let failed: Mutex<Vec<&str>> = Mutex::default();
+    let next = || waiting.lock().expect("cases").pop_front();
+    std::thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            scope.spawn(|| {
+                while let Some((name, case)) = next() {
+                    // The panic itself is in the output of the test.
+                    if std::panic::catch_unwind(case).is_err() {
+                        failed.lock().expect("names").push(name);
+                    }
+                }
+            });
+        }
+    });
+    let failed = failed.into_inner().expect("names");
+    assert!(failed.is_empty(), "no effect seen of {failed:?}");
+}
+
+#[test]
+fn a_flag_wins_over_the_environment_and_that_over_the_file() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("settings.toml");
+    let text = "default_shards = 2\nmax_result_rows = 2\nmax_concurrent_queries = 2\n";
+    std::fs::write(&file, text).expect("written");
+    let data = folder.path().join("data");
+    let flags = [
+        "--config",
+        file.to_str().expect("a path"),
+        "--data-dir",
+        data.to_str().expect("a path"),
+        "--listen",
+        "127.0.0.1:0",
+        "--default-shards",
+        "4",
+    ];
+    let variables = [
+        ("LAMBDALAKE_DEFAULT_SHARDS", "3"),
+        ("LAMBDALAKE_MAX_RESULT_ROWS", "3"),
+        ("LAMBDALAKE_MAX_RESULT_ROW", "9"),
+    ];
+    let server = Server::launch(&flags, &variables).expect("it starts");
+    assert_eq!(shards(&server), 4, "the flag");
+    server.ingest("s", "ndjson", &rows(4));
+    let three = server.try_sql("SELECT n FROM s LIMIT 3");
+    assert_eq!(three.status, 200, "the variable: {}", three.text);
+    refused(&server.try_sql("SELECT n FROM s"), 422, "row_limit");
+    let hint = "did you mean `LAMBDALAKE_MAX_RESULT_ROWS`?";
+    assert!(server.log().contains(hint), "{}", server.log());
+
+    std::fs::write(&file, "max_result_row = 2\n").expect("written");
+    let said = Server::launch(&flags, &[]).err().expect("it is refused");
+    assert!(said.contains("did you mean `max_result_rows`?"), "{said}");
+}
+
+/// A server of one case, on a folder that goes with it.
+struct Run {
+    server: Server,
+    folder: tempfile::TempDir,
+}
+
+fn run(flags: &[&str]) -> Run {
+    let folder = tempfile::tempdir().expect("a folder");
+    let server = Server::start(folder.path(), flags);
+    Run { server, folder }
+}
+
+fn rows(count: usize) -> String {
+    (0..count).map(|n| format!("{{\"n\": {n}}}\n")).collect()
+}
+
+fn refused(answer: &Answer, status: u16, code: &str) {
+    assert_eq!(answer.status, status, "{}", answer.text);
+    assert_eq!(answer.json()["error"]["code"], code, "{}", answer.text);
+}
+
+/// Asks until it is so; some settings act in the background.
+fn until(what: &str, is_so: impl Fn() -> bool) {
+    for _ in 0..400 {
+        if is_so() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    panic!("never seen: {what}");
+}
+
+fn files(server: &Server, stream: &str) -> Value {
+    server.get(&format!("/api/v1/streams/{stream}")).json()["files"].clone()
+}
+
+fn shards(server: &Server) -> Value {
+    server.sql("CREATE TABLE sharded (k TEXT) WITH (shard_key = 'k')");
+    server.get("/api/v1/streams/sharded").json()["shards"].clone()
+}
+
+/// Sends these bodies from as many clients at once; every status there was.
+fn send_at_once(server: &Server, clients: usize, body: &str) -> Vec<u16> {
+    let path = "/api/v1/streams/s/events?format=ndjson";
+    let send = || server.post(path, &[], body.as_bytes()).status;
+    std::thread::scope(|scope| {
+        let sent: Vec<_> = (0..clients).map(|_| scope.spawn(send)).collect();
+        let joined = sent
+            .into_iter()
+            .map(|client| client.join().expect("it ends"));
+        joined.collect()
+    })
+}
+
+/// A query that takes far longer than any test waits.
+const ENDLESS: &str = "SELECT sum(sqrt(CAST(a.n * b.n * c.n AS DOUBLE))) AS x \
+                       FROM s a CROSS JOIN s b CROSS JOIN s c";
+
+fn data_dir() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = folder.path().join("elsewhere");
+    let flags = [
+        "--listen",
+        "127.0.0.1:0",
+        "--data-dir",
+        data.to_str().expect("a path"),
+    ];
+    let _server = Server::launch(&flags, &[]).expect("it starts");
+    assert!(data.join("lock").exists());
+}
+
+fn listen() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = free.local_addr().expect("its address").to_string();
+    drop(free);
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = folder.path().to_str().expect("a path");
+    let server =
+        Server::launch(&["--data-dir", data, "--listen", &address], &[]).expect("it starts");
+    assert_eq!(server.address(), format!("http://{address}"));
+}
+
+fn init() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let script = folder.path().join("init.sql");
+    std::fs::write(&script, "CREATE TABLE made (a BIGINT)").expect("written");
+    let run = run(&["--init", script.to_str().expect("a path")]);
+    assert_eq!(run.server.value("SELECT count(*) FROM made"), 0);
+}
+
+fn auto_create_streams() {
+    let run = run(&["--auto-create-streams", "false"]);
+    let answer = run
+        .server
+        .post("/api/v1/streams/s/events", &[], b"{\"n\": 1}");
+    refused(&answer, 404, "unknown_stream");
+}
+
+fn default_shards() {
+    assert_eq!(shards(&run(&["--default-shards", "3"]).server), 3);
+}
+
+fn flushes_by_itself(flags: &[&str], body: &str) {
+    let run = run(flags);
+    run.server.ingest("s", "ndjson", body);
+    until("a flush", || files(&run.server, "s") != 0);
+}
+
+fn flush_bytes() {
+    flushes_by_itself(&["--flush-bytes", "1KiB"], &rows(500));
+}
+
+fn flush_rows() {
+    flushes_by_itself(&["--flush-rows", "10"], &rows(10));
+}
+
+fn flush_age() {
+    flushes_by_itself(&["--flush-age", "100ms"], &rows(1));
+}
+
+fn log_segment_bytes() {
+    let run = run(&["--log-segment-bytes", "1KiB"]);
+    for _ in 0..4 {
+        run.server.ingest("s", "ndjson", &rows(100));
+    }
+    let stream = std::fs::read_dir(run.folder.path().join("log")).expect("a log");
+    let segments = stream.map(|folder| {
+        let folder = folder.expect("an entry").path();
+        std::fs::read_dir(folder).expect("a folder").count()
+    });
+    assert_eq!(segments.sum::<usize>(), 4);
+}
+
+fn max_body_bytes() {
+    let run = run(&["--max-body-bytes", "1KiB", "--max-line-bytes", "1KiB"]);
+    let body = rows(500);
+    let answer = run
+        .server
+        .post("/api/v1/streams/s/events", &[], body.as_bytes());
+    refused(&answer, 413, "body_too_large");
+}
+
+fn max_line_bytes() {
+    let run = run(&["--max-line-bytes", "100"]);
+    let body = format!("{}{{\"n\": 1, \"s\": \"{}\"}}\n", rows(1), "x".repeat(200));
+    let reply = run.server.ingest("s", "ndjson", &body);
+    assert_eq!(
+        (&reply["accepted"], &reply["errors"][0]["line"]),
+        (&json!(1), &json!(2))
+    );
+}
+
+fn ingest_queue_requests() {
+    let run = run(&[
+        "--ingest-queue-requests",
+        "1",
+        "--group-commit-requests",
+        "1",
+    ]);
+    run.server.ingest("s", "ndjson", &rows(1));
+    let body = rows(200);
+    until("a full queue", || {
+        send_at_once(&run.server, 24, &body).contains(&429)
+            && run
+                .server
+                .get("/metrics")
+                .text
+                .contains("lambdalake_http_busy_total{code=\"busy\"}")
+    });
+}
+
+fn group_commit_requests() {
+    let commits = |server: &Server| {
+        let text = server.get("/metrics").text;
+        let value = |name: &str| sample(&text, name, &[("stream", "s")]).expect(name);
+        let (groups, requests) = (
+            "lambdalake_log_group_commits_total",
+            "lambdalake_log_requests_total",
+        );
+        (value(groups), value(requests))
+    };
+    let one = run(&["--group-commit-requests", "1"]);
+    let many = run(&[]);
+    for server in [&one.server, &many.server] {
+        server.ingest("s", "ndjson", &rows(1));
+    }
+    until("a shared sync", || {
+        send_at_once(&many.server, 16, &rows(1));
+        let (groups, requests) = commits(&many.server);
+        groups < requests
+    });
+    for _ in 0..3 {
+        send_at_once(&one.server, 16, &rows(1));
+    }
+    assert_eq!(commits(&one.server), (49.0, 49.0));
+}
+
+fn query_memory_bytes() {
+    let run = run(&["--query-memory-bytes", "1MiB"]);
+    let body: String = (0..500)
+        .map(|n| format!("{{\"s\": \"{n:0>400}\"}}\n"))
+        .collect();
+    run.server.ingest("s", "ndjson", &body);
+    let sql = "SELECT array_agg(a.s) AS l FROM s a CROSS JOIN (SELECT s FROM s LIMIT 50) b";
+    refused(&run.server.try_sql(sql), 422, "memory_limit");
+}
+
+/// A server with a view of many groups over unflushed events.
+fn with_groups(flags: &[&str]) -> Run {
+    let run = run(flags);
+    run.server.ingest("s", "ndjson", &rows(5_000));
+    let view = "CREATE MATERIALIZED VIEW v AS SELECT n, count(*) AS c, count(DISTINCT n) AS d \
+                FROM s GROUP BY n";
+    run.server.sql(view);
+    run
+}
+
+fn batch_memory_bytes() {
+    let run = with_groups(&["--batch-memory-bytes", "64KiB"]);
+    let answer = run.server.try_sql("REFRESH MATERIALIZED VIEW v");
+    refused(&answer, 409, "run_failed");
+    assert!(
+        answer.text.to_lowercase().contains("memory"),
+        "{}",
+        answer.text
+    );
+}
+
+fn speed_memory_bytes() {
+    let run = with_groups(&["--speed-memory-bytes", "1KiB"]);
+    refused(
+        &run.server.try_sql("SELECT count(*) FROM v"),
+        422,
+        "memory_limit",
+    );
+}
+
+fn query_timeout() {
+    let run = run(&["--query-timeout", "200ms"]);
+    run.server.ingest("s", "ndjson", &rows(3_000));
+    refused(&run.server.try_sql(ENDLESS), 408, "query_timeout");
+}
+
+fn max_result_rows() {
+    let run = run(&["--max-result-rows", "5"]);
+    run.server.ingest("s", "ndjson", &rows(6));
+    refused(&run.server.try_sql("SELECT n FROM s"), 422, "row_limit");
+}
+
+fn max_concurrent_queries() {
+    let run = run(&["--max-concurrent-queries", "1", "--query-timeout", "10s"]);
+    run.server.ingest("s", "ndjson", &rows(3_000));
+    std::thread::scope(|scope| {
+        let endless = scope.spawn(|| run.server.try_sql(ENDLESS));
+        let running = || run.server.get("/api/v1/queries").json()["queries"][0].clone();
+        until("a running query", || !running().is_null());
+        refused(&run.server.try_sql("SELECT 1"), 429, "too_many_queries");
+        let id = running()["query_id"].as_str().expect("an id").to_owned();
+        run.server.delete(&format!("/api/v1/queries/{id}"));
+        refused(&endless.join().expect("it ends"), 409, "query_cancelled");
+    });
+}
+
+fn tail_limit_bytes() {
+    let run = run(&["--tail-limit-bytes", "16KiB", "--flush-bytes", "16KiB"]);
+    run.server.ingest("s", "ndjson", &rows(1));
+    let body = rows(5_000);
+    let send = || {
+        run.server
+            .post("/api/v1/streams/s/events", &[], body.as_bytes())
+    };
+    until("a full tail", || {
+        send();
+        let answer = send();
+        answer.status == 429 && answer.text.contains("tail is full")
+    });
+}
+
+fn view_state_budget_bytes() {
+    let run = with_groups(&["--view-state-budget-bytes", "1KiB"]);
+    refused(
+        &run.server.try_sql("SELECT count(*) FROM v"),
+        422,
+        "memory_limit",
+    );
+    assert_eq!(run.server.value("SELECT count(*) FROM s"), 5_000);
+}
+
+fn slow_query() {
+    let run = run(&["--slow-query", "1us"]);
+    run.server.ingest("s", "ndjson", &rows(3));
+    run.server.try_sql("SELECT n FROM s ORDER BY n");
+    until("a slow query", || {
+        let log = run.server.log();
+        let mut lines = log.lines().filter(|line| line.contains("WARN"));
+        lines.any(|line| {
+            [
+                "slow query",
+                "SELECT n FROM s ORDER BY n",
+                "query_id=",
+                "request_id=",
+                "elapsed_ms=",
+                "rows_read=3",
+                "rows_returned=3",
+                "layer=\"merged\"",
+            ]
+            .iter()
+            .all(|part| line.contains(part))
+        })
+    });
+}
+
+fn log_format() {
+    let run = run(&["--log-format", "json"]);
+    let log = run.server.log();
+    for line in log.lines() {
+        let line: Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
+        assert!(
+            line["level"].is_string() && line["message"].is_string(),
+            "{line}"
+        );
+    }
+    assert!(log.contains("listening on"), "{log}");
+}
+
+fn log_level() {
+    let run = run(&["--log-level", "debug"]);
+    run.server.get("/health/livez");
+    until("an access line", || {
+        run.server.log().contains("request answered")
+    });
+}
