@@ -11,4 +11,5 @@ mod restart;
 mod schema_change;
 mod server;
 mod tidy;
+mod torture_in;
 mod views_sql;
