@@ -54,6 +54,7 @@ fn events() -> (RecordBatch, StreamDefinition) {
         event_time: None,
         shard_key: None,
         shards: 1,
+        input: Default::default(),
     };
     let batch = number_events(&definition, &parsed.batch, &mut Cut::start(1), 0, None)
         .expect("events are numbered");

@@ -24,7 +24,7 @@ mod rewrite;
 mod streams;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -83,6 +83,8 @@ pub struct Engine {
     running: Mutex<HashMap<String, Running>>,
     /// Views whose states began anew and wait for a recompute.
     to_fill: Mutex<BTreeSet<String>>,
+    /// Real folder for bodies that have to be whole before they can be read.
+    spool: PathBuf,
     maintenance: Mutex<Option<maintenance::Maintenance>>,
     meters: meters::EngineMeters,
     pools: [meters::Pool; 3],
@@ -111,7 +113,8 @@ impl Engine {
         Self::open_on(settings, disk, Arc::new(SystemClock::default()), &spill)
     }
 
-    /// The same on any disk and clock. `spill` is a real folder for DataFusion's spilling.
+    /// The same on any disk and clock. `spill` is a real folder for DataFusion's spilling and for
+    /// bodies that have to be whole before they can be read.
     pub fn open_on(
         settings: Settings,
         disk: Arc<dyn Disk>,
@@ -156,6 +159,7 @@ impl Engine {
             queries,
             running: Mutex::default(),
             to_fill: Mutex::default(),
+            spool: spill.to_owned(),
             maintenance: Mutex::default(),
             meters,
             pools,

@@ -78,6 +78,10 @@ pub async fn serve_engine(
 fn limits(settings: &Settings) -> Limits {
     let limits = Limits {
         body_bytes: settings.max_body_bytes,
+        // One record more than a block, as a block ends with the record that fills it.
+        body_buffer_bytes: settings
+            .ingest_block_bytes
+            .saturating_add(settings.max_line_bytes),
         default_query_timeout: settings.query_timeout,
         max_result_rows: settings.max_result_rows,
         max_concurrent_queries: settings.max_concurrent_queries,
@@ -85,7 +89,7 @@ fn limits(settings: &Settings) -> Limits {
         ..Limits::default()
     };
     Limits {
-        body_bytes_in_flight: limits.body_bytes_in_flight.max(limits.body_bytes),
+        body_bytes_in_flight: limits.body_bytes_in_flight.max(limits.body_buffer_bytes),
         max_query_timeout: limits.max_query_timeout.max(limits.default_query_timeout),
         ..limits
     }

@@ -157,7 +157,11 @@ settings! {
     log_segment_bytes: u64 = size("64MiB"), unit "BYTES", env "LAMBDALAKE_LOG_SEGMENT_BYTES";
 
     /// Largest request body, as sent and after decompression. Beyond: 413.
-    max_body_bytes: usize = size("256MiB"), unit "BYTES", env "LAMBDALAKE_MAX_BODY_BYTES";
+    max_body_bytes: usize = size("16GiB"), unit "BYTES", env "LAMBDALAKE_MAX_BODY_BYTES";
+
+    /// Large bodies are parsed and stored in blocks of about this size while they arrive; a
+    /// body that fits one block is stored whole or not at all.
+    ingest_block_bytes: usize = size("8MiB"), unit "BYTES", env "LAMBDALAKE_INGEST_BLOCK_BYTES";
 
     /// Longest single record. Beyond: that record is rejected with its line number.
     max_line_bytes: usize = size("16MiB"), unit "BYTES", env "LAMBDALAKE_MAX_LINE_BYTES";
@@ -195,7 +199,7 @@ settings! {
 
     /// Unflushed events of one stream held in memory. Beyond: 429 until a flush has caught
     /// up.
-    tail_limit_bytes: usize = size("512MiB"), unit "BYTES", env "LAMBDALAKE_TAIL_LIMIT_BYTES";
+    tail_limit_bytes: usize = size("256MiB"), unit "BYTES", env "LAMBDALAKE_TAIL_LIMIT_BYTES";
 
     /// States of one tail part in a view whose states grow with the data. Beyond: 422; the stream stays healthy.
     view_state_budget_bytes: usize = size("256MiB"), unit "BYTES",

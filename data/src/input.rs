@@ -1,12 +1,17 @@
-//! From the bytes of one request body to one Arrow batch of good rows and a list of the
-//! rows that were turned away.
+//! From the bytes of one request body to Arrow batches of good rows and a list of the rows
+//! that were turned away.
 //!
 //! ```text
-//!  body ─▶ lines / documents ─▶ Value tree per row ─▶ Shape (types) ─▶ RecordBatch
-//!            (documents)        (json, access_log)  (shape, column)      (build)
-//!                 │                     │                 │
-//!                 └──────── one Rejection per bad row ────┘
+//!  bytes ─▶ Inflate ─▶ Cutter ─▶ Block ─▶ Value tree per row ─▶ Shape (types) ─▶ RecordBatch
+//!       (compression)  (cut)     (block)   (json, csv, access_log) (shape, column)  (build)
+//!  └──────── Decoder ────────┘     │                 │                 │             ▲
+//!                                  │                 └── one Rejection per bad row   │
+//!                                  └─ columns of Arrow and Parquet (table) ──────────┘
 //! ```
+//!
+//! A body of any size is read in bounded memory: [`Decoder`] takes its bytes as they arrive
+//! and hands out blocks, each of which is parsed on its own. Where blocks end depends on the
+//! bytes alone.
 //!
 //! A row is good or rejected as a whole, and a rejected row leaves no trace: neither a
 //! column nor a wider type. Types of known columns never change; fields the stream does not
@@ -26,16 +31,23 @@
 //! which names Delta refuses; hidden columns are known only as reserved names.
 
 mod access_log;
+mod block;
 mod build;
 mod column;
-mod documents;
+mod compression;
+mod csv;
+mod cut;
+mod decoder;
 mod error;
-mod gzip;
 mod json;
+mod options;
+mod parquet;
 mod parse;
 mod rest;
 mod shape;
 mod sniff;
+mod table;
+mod text;
 mod time;
 mod value;
 
@@ -44,8 +56,12 @@ use std::str::FromStr;
 
 use arrow::record_batch::RecordBatch;
 
+pub use block::{Block, Target};
+pub use compression::Encoding;
+pub use decoder::{Decoder, DecoderOptions, Piece};
 pub use error::InputError;
-pub use gzip::decompress_gzip;
+pub use options::{EpochUnit, InputOptions};
+pub use parquet::ParquetBlocks;
 pub use parse::parse;
 pub use sniff::sniff;
 
@@ -60,6 +76,11 @@ pub enum Format {
     Combined,
     /// Common Log Format: Combined without referer and user agent.
     Common,
+    /// Comma-separated values (RFC 4180) with a header.
+    Csv,
+    /// Arrow IPC, as a stream or a file.
+    Arrow,
+    Parquet,
 }
 
 impl fmt::Display for Format {
@@ -69,6 +90,9 @@ impl fmt::Display for Format {
             Format::Json => "json",
             Format::Combined => "combined",
             Format::Common => "common",
+            Format::Csv => "csv",
+            Format::Arrow => "arrow",
+            Format::Parquet => "parquet",
         })
     }
 }
@@ -82,6 +106,9 @@ impl FromStr for Format {
             "json" => Ok(Format::Json),
             "combined" => Ok(Format::Combined),
             "common" => Ok(Format::Common),
+            "csv" => Ok(Format::Csv),
+            "arrow" => Ok(Format::Arrow),
+            "parquet" => Ok(Format::Parquet),
             _ => Err(InputError::UnknownFormat {
                 name: name.to_owned(),
             }),
@@ -114,11 +141,12 @@ pub const MAX_CELLS: usize = 1 << 25;
 /// Why one row was turned away.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejection {
-    /// 1-based line of the body; in format `json` the 1-based object.
+    /// 1-based line of the body; in format `json` the 1-based object, in `arrow` and `parquet`
+    /// the 1-based row.
     pub line: u64,
-    /// One of `duplicate_key`, `invalid_json`, `invalid_log_line`, `invalid_utf8`,
-    /// `line_too_long`, `missing_value`, `not_an_object`, `out_of_range`, `reserved_field`,
-    /// `too_deep`, `too_many_fields`, `type_conflict`.
+    /// One of `duplicate_key`, `invalid_csv`, `invalid_json`, `invalid_log_line`,
+    /// `invalid_utf8`, `line_too_long`, `missing_value`, `not_an_object`, `out_of_range`,
+    /// `reserved_field`, `too_deep`, `too_many_fields`, `type_conflict`, `wrong_field_count`.
     pub code: &'static str,
     /// Where in the row, such as `payload.user.id` or `tags[2]`.
     pub field: Option<String>,
@@ -126,7 +154,7 @@ pub struct Rejection {
     pub message: String,
 }
 
-/// The outcome of [`parse`].
+/// The outcome of [`Block::parse`].
 #[derive(Clone, Debug)]
 pub struct Parsed {
     /// The good rows in their order. Its schema has the known columns first.

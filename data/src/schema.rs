@@ -12,6 +12,7 @@ use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef, TimeUnit};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{DataError, Result};
+use crate::input::InputOptions;
 use crate::widen::widened;
 
 /// Number of the shard, from 0.
@@ -150,6 +151,9 @@ pub struct StreamDefinition {
     /// The column whose value chooses the shard; `None` puts everything in shard 0.
     pub shard_key: Option<String>,
     pub shards: u32,
+    /// How its events are read. Absent in entries of before there was a choice.
+    #[serde(default)]
+    pub input: InputOptions,
 }
 
 impl StreamDefinition {

@@ -2,6 +2,7 @@
 
 mod it {
     mod input_access_log;
+    mod input_blocks;
     mod input_conflicts;
     mod input_json;
     mod input_limits;

@@ -4,6 +4,7 @@
 //! layer and the batch layer behind it, and hands it to [`crate::serve`].
 
 use std::collections::BTreeMap;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -12,6 +13,8 @@ use arrow::datatypes::{DataType, Field, SchemaRef};
 use async_trait::async_trait;
 use bytes::Bytes;
 use datafusion::execution::SendableRecordBatchStream;
+use futures::Stream;
+use lambdalake_data::input::{Encoding, InputOptions};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -68,8 +71,10 @@ pub trait Engine: Send + Sync + 'static {
     async fn query(&self, request: QueryRequest) -> Result<Answer, EngineError>;
 }
 
-/// One ingest body as it arrived.
-#[derive(Debug, Clone)]
+/// The bytes of a body in the pieces in which they arrive; an error ends them.
+pub type IngestBody = Pin<Box<dyn Stream<Item = Result<Bytes, EngineError>> + Send>>;
+
+/// One ingest request, whose body may still be arriving.
 pub struct IngestRequest {
     /// The stream's name as in the path; not checked yet.
     pub stream: String,
@@ -77,21 +82,21 @@ pub struct IngestRequest {
     pub format: Option<String>,
     /// The `Content-Type` header.
     pub content_type: Option<String>,
-    /// The body is gzip; the engine inflates it under its own limit (TooLarge past it).
-    pub gzip: bool,
+    /// How the body is compressed; the engine unpacks it under its own limit (TooLarge past it).
+    pub encoding: Encoding,
     /// The `producer` parameter.
     pub producer: Option<String>,
     /// The `Idempotency-Key` header.
     pub idempotency_key: Option<String>,
-    /// The body, at most `Limits::body_bytes`.
-    pub body: Bytes,
+    /// The body, at most `Limits::body_bytes`. Not polled, nothing more of it is received.
+    pub body: IngestBody,
     /// Names the request in logs: the client's, or one unique for this process and, in all
     /// likelihood, over restarts.
     pub request_id: String,
 }
 
 /// What became of one ingest body.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub struct IngestReply {
     /// Rows that are on disk and visible.
     pub accepted: u64,
@@ -99,8 +104,12 @@ pub struct IngestReply {
     pub rejected: u64,
     /// Why, in the order of the body; may list fewer than `rejected`.
     pub errors: Vec<RowError>,
-    /// Per shard the offsets the accepted rows got.
+    /// Per shard the offsets the accepted rows got. Between those of a body of several blocks,
+    /// events of other requests may lie.
     pub offsets: BTreeMap<String, OffsetRange>,
+    /// Why the rest of the body was not taken, after the rows counted here were.
+    #[serde(skip)]
+    pub failure: Option<EngineError>,
 }
 
 /// Why one row was not taken.
@@ -141,6 +150,8 @@ pub struct StreamSpec {
     pub shard_key: Option<String>,
     /// Number of shards, at least 1; `None` means the engine's default.
     pub shards: Option<u32>,
+    /// How its events are read.
+    pub input: InputOptions,
     /// Rows that do not fit the columns are kept in the column `_rest` instead of rejected.
     pub keeps_rest: bool,
 }

@@ -13,6 +13,8 @@ const MIB: usize = 1024 * 1024;
 pub struct Limits {
     /// Bytes of one ingest body, as sent. Past it the answer is 413; a producer splits its batch.
     pub body_bytes: usize,
+    /// Bytes of one ingest body that are held at once: it is parsed and stored while it arrives.
+    pub body_buffer_bytes: usize,
     /// Bytes of all ingest bodies being read or ingested at once. Past it the answer is 429, so
     /// that many large uploads cannot take the memory that queries and the speed layer need.
     pub body_bytes_in_flight: usize,
@@ -54,6 +56,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             body_bytes: 64 * MIB,
+            body_buffer_bytes: 64 * MIB,
             body_bytes_in_flight: 512 * MIB,
             sql_bytes: MIB,
             body_idle_timeout: Duration::from_secs(30),

@@ -215,6 +215,7 @@ fn create_stream(create: CreateTable) -> Result<StreamSpec, EngineError> {
         shard_key: options.shard_key,
         shards: options.shards,
         keeps_rest: options.keeps_rest,
+        input: options.input,
     })
 }
 

@@ -1,18 +1,36 @@
-//! From one request body to acknowledged events: parse, append, and again when the columns
-//! changed in between.
+//! From one request body to acknowledged events: block by block, while the body arrives.
+//!
+//! ```text
+//!  socket ─▶ gather ─▶ Intake (decoder) ─▶ Block ─▶ parse ─▶ append ─▶ answer
+//!  (I/O runtime)       └──────── compute runtime ────────┘  (writer)
+//! ```
+//!
+//! One block is one append: it is stored whole or not at all. The next bytes are asked of the
+//! socket only when the block before is on disk, so a fast client waits for a slow disk and
+//! the memory of a request does not grow with its body.
+
+mod intake;
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use bytes::Bytes;
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use lambdalake_data::input::{self, Format, InputError, Parsed};
+use futures::StreamExt;
+use lambdalake_data::CutRange;
+use lambdalake_data::input::{
+    self, Block, DecoderOptions, Encoding, Format, InputError, InputOptions, Parsed, Target,
+};
 use lambdalake_data::schema::{StreamDefinition, columns_of};
 use lambdalake_data::widen::{never_widening, widened};
 use lambdalake_serving::engine::{
-    EngineError, ErrorKind, IngestReply, IngestRequest, OffsetRange, RowError, StreamSpec,
+    EngineError, ErrorKind, IngestBody, IngestReply, IngestRequest, OffsetRange, RowError,
+    StreamSpec,
 };
 use lambdalake_speed::SpeedError;
 use lambdalake_speed::writer::Request;
 
+use self::intake::Intake;
 use super::port::{from_data, from_speed, unknown_stream};
 use super::{Engine, StreamRuntime, lock};
 
@@ -20,8 +38,15 @@ use super::{Engine, StreamRuntime, lock};
 const LISTED_REJECTIONS: usize = 100;
 /// Columns of one stream, nested ones included.
 const MAX_FIELDS: usize = 2_000;
-/// How often a body is parsed again because another request changed the columns.
+/// How often a block is parsed again because another request changed the columns.
 const PARSE_ATTEMPTS: usize = 16;
+/// Bytes of a body taken from the socket before they are worked on: most bodies are smaller,
+/// and are then handed to the compute runtime once.
+const GATHERED_BYTES: usize = 1024 * 1024;
+/// Pause before a block in the middle of a body is offered again to a full tail.
+const BUSY_PAUSE: Duration = Duration::from_millis(100);
+/// How often it is offered: 30 seconds, within which a flush catches up or is in trouble.
+const BUSY_ATTEMPTS: usize = 300;
 /// Names that an auto-created stream takes as its event time, if they are timestamps.
 const EVENT_TIME_NAMES: [&str; 6] = [
     "ts",
@@ -32,6 +57,21 @@ const EVENT_TIME_NAMES: [&str; 6] = [
     "created_at",
 ];
 
+/// What all blocks of one body share.
+struct Context {
+    stream: String,
+    producer: Option<String>,
+    idempotency_key: Option<String>,
+    request_id: String,
+}
+
+/// A block, read under a definition; `None` if the stream does not exist and need not.
+struct Prepared {
+    block: Arc<Block>,
+    definition: Option<Arc<StreamDefinition>>,
+    parsed: Parsed,
+}
+
 fn from_input(error: InputError) -> EngineError {
     let message = error.to_string();
     match error {
@@ -39,9 +79,29 @@ fn from_input(error: InputError) -> EngineError {
             EngineError::new(ErrorKind::TooLarge, "body_too_large", message)
         }
         InputError::UnknownFormat { .. } => EngineError::bad_request("unknown_format", message),
-        InputError::Compression { .. } => EngineError::bad_request("invalid_gzip", message),
+        InputError::UnsupportedMedia { .. } => EngineError::new(
+            ErrorKind::UnsupportedMedia,
+            "unsupported_media_type",
+            message,
+        ),
+        InputError::Compression { encoding, source } => {
+            let code = match encoding {
+                Encoding::Zstd => "invalid_zstd",
+                Encoding::Snappy => "invalid_snappy",
+                Encoding::Gzip | Encoding::Identity => "invalid_gzip",
+            };
+            EngineError::bad_request(code, message).because(source)
+        }
         InputError::Syntax { line, column, .. } => {
             EngineError::bad_request("invalid_json", message).at(line, column)
+        }
+        InputError::Invalid { code, .. } => EngineError::bad_request(code, message),
+        InputError::Spool(source) if source.kind() == std::io::ErrorKind::StorageFull => {
+            let message = "the data disk is full: try again once there is space";
+            EngineError::new(ErrorKind::Unavailable, "disk_full", message).because(source)
+        }
+        InputError::Spool(source) => {
+            EngineError::internal("the body could not be kept while it is read").because(source)
         }
         other => EngineError::bad_request("invalid_body", message).because(other),
     }
@@ -54,37 +114,143 @@ impl Engine {
         request: IngestRequest,
     ) -> Result<IngestReply, EngineError> {
         lambdalake_serving::statement::check_name(&request.stream)?;
-        let request = Arc::new(request);
+        if !self.settings.auto_create_streams && self.definition(&request.stream).is_none() {
+            return Err(unknown_stream(&request.stream));
+        }
+        let format = match request.format.as_deref() {
+            None | Some("auto") => None,
+            Some(name) => Some(name.parse::<Format>().map_err(from_input)?),
+        };
+        let options = DecoderOptions {
+            encoding: request.encoding,
+            format,
+            content_type: request.content_type,
+            block_bytes: self.settings.ingest_block_bytes,
+            max_line_bytes: self.settings.max_line_bytes,
+            max_bytes: self.settings.max_body_bytes,
+        };
+        let intake = Intake::new(options, self.spool.clone());
+        let context = Arc::new(Context {
+            stream: request.stream,
+            producer: request.producer,
+            idempotency_key: request.idempotency_key,
+            request_id: request.request_id,
+        });
+        let mut reply = IngestReply::default();
+        let mut blocks = 0;
+        let body = self.ingest_body(&context, request.body, intake, &mut reply, &mut blocks);
+        match body.await {
+            Ok(()) => Ok(reply),
+            Err(error) if blocks == 0 => Err(error),
+            Err(error) => {
+                reply.failure = Some(error);
+                Ok(reply)
+            }
+        }
+    }
+
+    /// Stores the blocks of a body one after the other. What was stored before an error is in
+    /// `reply`, and counted in `blocks`.
+    async fn ingest_body(
+        self: &Arc<Self>,
+        context: &Arc<Context>,
+        mut body: IngestBody,
+        mut intake: Intake,
+        reply: &mut IngestReply,
+        blocks: &mut u64,
+    ) -> Result<(), EngineError> {
+        let mut has_ended = false;
+        loop {
+            if !has_ended && !intake.has_bytes() {
+                let (pieces, is_end) = gather(&mut body).await?;
+                has_ended = is_end;
+                intake.add(pieces, is_end);
+            }
+            let shared = Arc::clone(context);
+            let (back, prepared) = self
+                .off_io(move |engine| {
+                    let prepared = intake.next_block().map_err(from_input).and_then(|block| {
+                        let prepare = |block| engine.prepare(&shared, Arc::new(block));
+                        block.map(prepare).transpose()
+                    });
+                    (intake, prepared)
+                })
+                .await?;
+            intake = back;
+            match prepared? {
+                Some(prepared) => {
+                    let (parsed, range) = self.store(context, *blocks, prepared).await?;
+                    count(reply, parsed, range.as_ref());
+                    *blocks += 1;
+                }
+                None if has_ended => return Ok(()),
+                None => {}
+            }
+        }
+    }
+
+    fn definition(&self, stream: &str) -> Option<Arc<StreamDefinition>> {
+        let snapshot = self.publisher.snapshot();
+        let stream = snapshot.streams.get(stream)?;
+        Some(Arc::clone(&stream.definition))
+    }
+
+    /// Reads a block under the stream's newest definition, and makes the stream if need be.
+    fn prepare(
+        self: &Arc<Self>,
+        context: &Context,
+        block: Arc<Block>,
+    ) -> Result<Prepared, EngineError> {
+        if self.definition(&context.stream).is_none() {
+            let parsed = self.parse(&block, &Arc::new(Schema::empty()), None)?;
+            if parsed.batch.num_rows() == 0 {
+                return Ok(Prepared {
+                    block,
+                    definition: None,
+                    parsed,
+                });
+            }
+            self.auto_create(&context.stream, &parsed)?;
+        }
         for _ in 0..PARSE_ATTEMPTS {
-            if let Some(reply) = self.ingest_once(&request).await? {
-                return Ok(reply);
+            let (Some(definition), Some(stream)) = (
+                self.definition(&context.stream),
+                self.stream_runtime(&context.stream),
+            ) else {
+                return Err(in_between(&context.stream));
+            };
+            if let Some(parsed) = self.parse_widening(&stream, &definition, &block)? {
+                return Ok(Prepared {
+                    block,
+                    definition: Some(definition),
+                    parsed,
+                });
             }
         }
         Err(from_speed(SpeedError::SchemaMoved {
-            stream: request.stream.clone(),
+            stream: context.stream.clone(),
         }))
     }
 
-    fn parse(&self, request: &IngestRequest, schema: &SchemaRef) -> Result<Parsed, EngineError> {
-        let inflated;
-        let body: &[u8] = if request.gzip {
-            inflated = input::decompress_gzip(&request.body, self.settings.max_body_bytes)
-                .map_err(from_input)?;
-            &inflated
-        } else {
-            &request.body
-        };
-        let format = match request.format.as_deref() {
-            None | Some("auto") => input::sniff(body, request.content_type.as_deref()),
-            Some(name) => name.parse::<Format>().map_err(from_input)?,
-        };
+    fn parse(
+        &self,
+        block: &Block,
+        schema: &SchemaRef,
+        definition: Option<&StreamDefinition>,
+    ) -> Result<Parsed, EngineError> {
         let limits = input::Limits {
             max_rejections: LISTED_REJECTIONS,
             max_line_bytes: self.settings.max_line_bytes,
             max_fields: MAX_FIELDS,
             max_depth: input::MAX_DEPTH,
         };
-        input::parse(body, format, schema, &limits).map_err(from_input)
+        let options = InputOptions::default();
+        let target = Target {
+            schema,
+            event_time: definition.and_then(|definition| definition.event_time.as_deref()),
+            options: definition.map_or(&options, |definition| &definition.input),
+        };
+        block.parse(&target, &limits).map_err(from_input)
     }
 
     /// Parses under a stream's columns, and widens those that must. `None` if the columns have
@@ -93,12 +259,12 @@ impl Engine {
         self: &Arc<Self>,
         stream: &StreamRuntime,
         definition: &StreamDefinition,
-        request: &IngestRequest,
+        block: &Block,
     ) -> Result<Option<Parsed>, EngineError> {
         let mut fixed = lock(&stream.never_widened).clone();
         for _ in 0..PARSE_ATTEMPTS {
             let schema = never_widening(&definition.user_schema(), &fixed);
-            let parsed = self.parse(request, &schema)?;
+            let parsed = self.parse(block, &schema, Some(definition))?;
             let columns = columns_of(parsed.batch.schema_ref()).map_err(from_data)?;
             if widened(&definition.columns, &columns).is_empty() {
                 return Ok(Some(parsed));
@@ -113,16 +279,9 @@ impl Engine {
     }
 
     /// Makes a stream out of a first batch, if the settings allow it.
-    fn auto_create(
-        self: &Arc<Self>,
-        request: &IngestRequest,
-    ) -> Result<Option<Parsed>, EngineError> {
+    fn auto_create(self: &Arc<Self>, stream: &str, parsed: &Parsed) -> Result<(), EngineError> {
         if !self.settings.auto_create_streams {
-            return Err(unknown_stream(&request.stream));
-        }
-        let parsed = self.parse(request, &Arc::new(Schema::empty()))?;
-        if parsed.batch.num_rows() == 0 {
-            return Ok(Some(parsed));
+            return Err(unknown_stream(stream));
         }
         let schema = parsed.batch.schema();
         let fields: Vec<Field> = schema.fields().iter().map(|f| f.as_ref().clone()).collect();
@@ -133,104 +292,132 @@ impl Engine {
         };
         let event_time = EVENT_TIME_NAMES.iter().find(|name| is_time(name));
         self.make_stream(StreamSpec {
-            name: request.stream.clone(),
+            name: stream.to_owned(),
             if_not_exists: true,
             fields,
             event_time: event_time.map(|name| (*name).to_owned()),
             shard_key: None,
             shards: Some(1),
             keeps_rest: false,
-        })?;
-        Ok(None)
+            input: InputOptions::default(),
+        })
     }
 
-    async fn ingest_once(
+    /// Appends a block, and waits until it is on disk and visible. The range is `None` if no row
+    /// was good.
+    async fn store(
         self: &Arc<Self>,
-        request: &Arc<IngestRequest>,
-    ) -> Result<Option<IngestReply>, EngineError> {
-        let known = {
-            let snapshot = self.publisher.snapshot();
-            snapshot
-                .streams
-                .get(&request.stream)
-                .map(|stream| Arc::clone(&stream.definition))
-        };
-        let Some(definition) = known else {
-            let request = Arc::clone(request);
-            let parsed = self
-                .off_io(move |engine| engine.auto_create(&request))
-                .await??;
-            return Ok(parsed.map(|parsed| reply_of(parsed, None)));
-        };
-        let runtime = self.stream_runtime(&request.stream).ok_or_else(|| {
-            let message = format!("stream {} is being created or dropped", request.stream);
-            EngineError::new(ErrorKind::Busy, "creating", message)
-        })?;
-        let (body, stream, of) = (
-            Arc::clone(request),
-            Arc::clone(&runtime),
-            Arc::clone(&definition),
-        );
-        let parsed = self
-            .off_io(move |engine| engine.parse_widening(&stream, &of, &body))
-            .await??;
-        let Some(parsed) = parsed else {
-            return Ok(None);
-        };
-        if parsed.batch.num_rows() == 0 {
-            return Ok(Some(reply_of(parsed, None)));
+        context: &Arc<Context>,
+        number: u64,
+        mut prepared: Prepared,
+    ) -> Result<(Parsed, Option<CutRange>), EngineError> {
+        let (mut attempts, mut pauses) = (0, 0);
+        loop {
+            let Some(definition) = &prepared.definition else {
+                return Ok((prepared.parsed, None));
+            };
+            if prepared.parsed.batch.num_rows() == 0 {
+                return Ok((prepared.parsed, None));
+            }
+            let stored = self
+                .append(context, number, definition, &prepared.parsed)
+                .await?;
+            match stored {
+                Ok(range) => return Ok((prepared.parsed, Some(range))),
+                Err(SpeedError::SchemaMoved { .. }) if attempts + 1 < PARSE_ATTEMPTS => {
+                    attempts += 1;
+                    let (shared, block) = (Arc::clone(context), prepared.block);
+                    prepared = self
+                        .off_io(move |engine| engine.prepare(&shared, block))
+                        .await??;
+                }
+                // The first block is refused at once, so that a client can go elsewhere; later
+                // ones wait for the flush, or a large body could never be stored.
+                Err(SpeedError::Busy { .. }) if number > 0 && pauses < BUSY_ATTEMPTS => {
+                    pauses += 1;
+                    tokio::time::sleep(BUSY_PAUSE).await;
+                }
+                Err(error) => return Err(from_speed(error)),
+            }
         }
+    }
+
+    /// Offers a block to the writer once.
+    async fn append(
+        self: &Arc<Self>,
+        context: &Context,
+        number: u64,
+        definition: &StreamDefinition,
+        parsed: &Parsed,
+    ) -> Result<Result<CutRange, SpeedError>, EngineError> {
+        let runtime = self
+            .stream_runtime(&context.stream)
+            .ok_or_else(|| in_between(&context.stream))?;
+        let idempotency_key = context.idempotency_key.as_ref().map(|key| match number {
+            0 => key.clone(),
+            number => format!("{key}#{number}"),
+        });
         let (reply, answered) = tokio::sync::oneshot::channel();
-        runtime
-            .writer
-            .append(Request {
-                events: parsed.batch.clone(),
-                schema_id: definition.schema_id,
-                new_fields: parsed.new_fields,
-                request_id: request.request_id.clone(),
-                producer: request.producer.clone(),
-                idempotency_key: request.idempotency_key.clone(),
-                reply,
-            })
-            .map_err(from_speed)?;
+        let queued = runtime.writer.append(Request {
+            events: parsed.batch.clone(),
+            schema_id: definition.schema_id,
+            new_fields: parsed.new_fields,
+            request_id: context.request_id.clone(),
+            producer: context.producer.clone(),
+            idempotency_key,
+            reply,
+        });
         drop(runtime);
-        let answer = answered.await.map_err(|_| {
+        if let Err(error) = queued {
+            return Ok(Err(error));
+        }
+        answered.await.map_err(|_| {
             let reason = "its writer stopped before it answered".to_owned();
             from_speed(SpeedError::Closed {
-                stream: request.stream.clone(),
+                stream: context.stream.clone(),
                 reason,
             })
-        })?;
-        match answer {
-            Ok(range) => Ok(Some(reply_of(parsed, Some(&range)))),
-            Err(SpeedError::SchemaMoved { .. }) => Ok(None),
-            Err(error) => Err(from_speed(error)),
-        }
+        })
     }
 }
 
-fn reply_of(parsed: Parsed, range: Option<&lambdalake_data::CutRange>) -> IngestReply {
-    let errors = parsed
-        .rejections
-        .into_iter()
-        .map(|rejection| RowError {
-            line: rejection.line,
-            code: rejection.code.to_owned(),
-            field: rejection.field,
-            message: rejection.message,
-        })
-        .collect();
-    let offsets = range.map(|range| {
-        (0..range.to.shards())
-            .map(|shard| (shard, range.from.offset(shard), range.to.offset(shard)))
-            .filter(|(_, from, to)| from < to)
-            .map(|(shard, from, to)| (shard.to_string(), OffsetRange { from, to }))
-            .collect()
-    });
-    IngestReply {
-        accepted: range.map_or(0, lambdalake_data::CutRange::events),
-        rejected: parsed.rejected,
-        errors,
-        offsets: offsets.unwrap_or_default(),
+/// The next bytes of a body; true if these are the last.
+async fn gather(body: &mut IngestBody) -> Result<(Vec<Bytes>, bool), EngineError> {
+    let (mut pieces, mut bytes) = (Vec::new(), 0);
+    while bytes < GATHERED_BYTES {
+        let Some(piece) = body.next().await else {
+            return Ok((pieces, true));
+        };
+        let piece = piece?;
+        bytes += piece.len();
+        pieces.push(piece);
+    }
+    Ok((pieces, false))
+}
+
+fn in_between(stream: &str) -> EngineError {
+    let message = format!("stream {stream} is being created or dropped");
+    EngineError::new(ErrorKind::Busy, "creating", message)
+}
+
+/// Adds what became of a block to what became of its body.
+fn count(reply: &mut IngestReply, parsed: Parsed, range: Option<&CutRange>) {
+    let room = LISTED_REJECTIONS.saturating_sub(reply.errors.len());
+    let errors = parsed.rejections.into_iter().take(room);
+    reply.errors.extend(errors.map(|rejection| RowError {
+        line: rejection.line,
+        code: rejection.code.to_owned(),
+        field: rejection.field,
+        message: rejection.message,
+    }));
+    reply.rejected += parsed.rejected;
+    let Some(range) = range else { return };
+    reply.accepted += range.events();
+    for shard in 0..range.to.shards() {
+        let (from, to) = (range.from.offset(shard), range.to.offset(shard));
+        if from < to {
+            let found = reply.offsets.entry(shard.to_string());
+            found.or_insert(OffsetRange { from, to }).to = to;
+        }
     }
 }

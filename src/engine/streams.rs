@@ -125,6 +125,7 @@ impl Engine {
                 event_time: spec.event_time.clone(),
                 shard_key: spec.shard_key.clone(),
                 shards,
+                input: spec.input.clone(),
             };
             let state = StreamState {
                 definition: definition.clone(),

@@ -15,4 +15,5 @@ mod schema_change;
 mod server;
 mod settings;
 mod tidy;
+mod torture_in;
 mod views_sql;

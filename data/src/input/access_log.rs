@@ -16,11 +16,11 @@ use std::borrow::Cow;
 use arrow::datatypes::{DataType, FieldRef, Fields};
 
 use super::column::{nullable, timestamp};
-use super::time;
 use super::value::{Flaw, Member, Value};
+use super::{InputOptions, time};
 
 /// The columns of Combined Log Format; Common lacks the last two.
-const COLUMNS: [&str; 12] = [
+pub(super) const COLUMNS: [&str; 12] = [
     "ts",
     "client_ip",
     "ident",
@@ -37,27 +37,42 @@ const COLUMNS: [&str; 12] = [
 
 const COMMON_COLUMNS: usize = 10;
 
-/// The columns an access log has, whether or not a line has a value for them.
-pub(super) fn fields(is_combined: bool) -> Fields {
+/// The names under which the columns are stored.
+pub(super) fn names(options: &InputOptions) -> Vec<String> {
+    let stored = |name: &&str| {
+        let renamed = options.field_names.get(*name);
+        renamed.cloned().unwrap_or_else(|| (*name).to_owned())
+    };
+    COLUMNS.iter().map(stored).collect()
+}
+
+/// The columns an access log has, whether or not a line has a value for them; `names` are
+/// theirs.
+pub(super) fn fields(is_combined: bool, names: &[String]) -> Fields {
     let count = if is_combined {
         COLUMNS.len()
     } else {
         COMMON_COLUMNS
     };
-    let field = |name: &&str| -> FieldRef {
-        match *name {
+    let field = |(column, name): (&&str, &String)| -> FieldRef {
+        match *column {
             "ts" => nullable(name, timestamp()),
             "status" | "bytes" => nullable(name, DataType::Int64),
             _ => nullable(name, DataType::Utf8),
         }
     };
-    COLUMNS[..count].iter().map(field).collect()
+    COLUMNS[..count].iter().zip(names).map(field).collect()
 }
 
-/// Reads one line without its line end.
+/// Reads one line without its line end, into members of these names; without names, of the
+/// columns' own.
 ///
 /// The flaw is `invalid_log_line`, with the field that is missing or malformed.
-pub(super) fn parse(line: &str, is_combined: bool) -> Result<Value<'_>, Flaw> {
+pub(super) fn parse<'a>(
+    line: &'a str,
+    is_combined: bool,
+    names: &'a [String],
+) -> Result<Value<'a>, Flaw> {
     let mut scan = Scan {
         rest: line.trim_end_matches('\r'),
         column: COLUMNS[1],
@@ -92,10 +107,10 @@ pub(super) fn parse(line: &str, is_combined: bool) -> Result<Value<'_>, Flaw> {
     if !scan.rest.is_empty() {
         return Err(scan.flaw("something follows it"));
     }
-    let named = COLUMNS
-        .iter()
-        .zip(values)
-        .map(|(name, value)| (Cow::Borrowed(*name), value));
+    let named = values.into_iter().enumerate().map(|(index, value)| {
+        let name = names.get(index).map_or(COLUMNS[index], String::as_str);
+        (Cow::Borrowed(name), value)
+    });
     Ok(Value::Object(named.collect::<Vec<Member<'_>>>()))
 }
 

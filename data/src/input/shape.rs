@@ -117,7 +117,7 @@ impl Shape {
     }
 }
 
-fn is_reserved(name: &str) -> bool {
+pub(super) fn is_reserved(name: &str) -> bool {
     name == REST
         || name.starts_with('_') && RESERVED.iter().any(|reserved| name.starts_with(reserved))
 }

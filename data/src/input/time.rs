@@ -80,7 +80,7 @@ pub(super) fn from_log(text: &str) -> Option<i64> {
     Some(seconds * MICROS)
 }
 
-fn from_epoch(number: i64) -> Option<i64> {
+pub(super) fn from_epoch(number: i64) -> Option<i64> {
     match number.unsigned_abs() {
         size if size < EPOCH_SECONDS_END => number.checked_mul(MICROS),
         size if size < EPOCH_SECONDS_END * 1_000 => number.checked_mul(1_000),
@@ -89,7 +89,7 @@ fn from_epoch(number: i64) -> Option<i64> {
     }
 }
 
-fn from_epoch_float(number: f64) -> Option<i64> {
+pub(super) fn from_epoch_float(number: f64) -> Option<i64> {
     let end = EPOCH_SECONDS_END as f64;
     let micros = match number.abs() {
         size if size < end => number * 1e6,

@@ -14,7 +14,7 @@ pub(super) enum Value<'a> {
     Int(i64),
     /// The literal of an integer beyond 64 bits.
     Wide(&'a str),
-    /// Never NaN or infinite.
+    /// NaN and infinite only from formats that can write them: CSV, Arrow and Parquet.
     Float(f64),
     Text(Cow<'a, str>),
     /// A time already understood, in microseconds since 1970; access logs have these.
@@ -64,6 +64,10 @@ impl Value<'_> {
             Value::Bool(flag) => out.push_str(if *flag { "true" } else { "false" }),
             Value::Int(number) => out.push_str(&number.to_string()),
             Value::Wide(digits) => out.push_str(digits),
+            // JSON has no such numbers.
+            Value::Float(number) if !number.is_finite() => {
+                push_quoted(&number.to_string(), out);
+            }
             Value::Float(number) => out.push_str(&format!("{number:?}")),
             Value::Text(text) => push_quoted(text, out),
             Value::Micros(micros) => match DateTime::from_timestamp_micros(*micros) {

@@ -2,7 +2,7 @@ use std::io::Write;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use lambdalake_data::input::{Format, InputError, Limits, decompress_gzip, parse, sniff};
+use lambdalake_data::input::{Format, InputError, Limits, parse, sniff};
 use proptest::prelude::*;
 
 use super::input_support::*;

@@ -1,4 +1,4 @@
-use lambdalake_data::input::{Format, Limits, decompress_gzip, parse, sniff};
+use lambdalake_data::input::{Format, Limits, parse, sniff};
 use serde_json::json;
 
 use super::input_support::*;

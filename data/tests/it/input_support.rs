@@ -4,7 +4,9 @@ use std::sync::Arc;
 use arrow::array::{Array, AsArray};
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef, TimeUnit};
 use arrow::datatypes::{Float64Type, Int64Type, TimestampMicrosecondType};
-use lambdalake_data::input::{Format, InputError, Limits, Parsed, parse};
+use lambdalake_data::input::{
+    Decoder, DecoderOptions, Encoding, Format, InputError, Limits, Parsed, Piece, parse,
+};
 
 pub const LIMITS: Limits = Limits {
     max_rejections: 100,
@@ -126,4 +128,37 @@ pub fn shared(path: &str) -> Option<Vec<u8>> {
         eprintln!("SKIPPED: {} is not there", file.display());
     }
     bytes
+}
+
+/// What a compressed body holds: Parquet is the one format whose bytes are handed out as they
+/// are.
+pub fn decompress(
+    body: &[u8],
+    encoding: Encoding,
+    max_bytes: usize,
+) -> Result<Vec<u8>, InputError> {
+    let mut decoder = Decoder::new(DecoderOptions {
+        encoding,
+        format: Some(Format::Parquet),
+        content_type: None,
+        block_bytes: 1,
+        max_line_bytes: 1,
+        max_bytes,
+    });
+    let (mut rest, mut plain) = (body, Vec::new());
+    loop {
+        let piece = match decoder.push(&mut rest)? {
+            None => decoder.finish()?,
+            piece => piece,
+        };
+        match piece {
+            Some(Piece::Parquet(bytes)) => plain.extend(bytes),
+            Some(Piece::Block(_)) => panic!("bytes were asked for"),
+            None => return Ok(plain),
+        }
+    }
+}
+
+pub fn decompress_gzip(body: &[u8], max_bytes: usize) -> Result<Vec<u8>, InputError> {
+    decompress(body, Encoding::Gzip, max_bytes)
 }

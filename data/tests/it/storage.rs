@@ -26,6 +26,7 @@ fn definition() -> StreamDefinition {
         event_time: None,
         shard_key: None,
         shards: 1,
+        input: Default::default(),
     }
 }
 

@@ -63,6 +63,17 @@ impl Failure {
     }
 }
 
+/// What was stored of a body whose rest was not: the reply with an `error` beside it.
+pub(super) fn partial(mut body: serde_json::Value, error: &EngineError, id: &str) -> Response {
+    log(error, id);
+    body["error"] = error_json(error);
+    let mut response = json_response(status(error.kind), &body);
+    if matches!(error.kind, ErrorKind::Busy | ErrorKind::Unavailable) {
+        retry_later(&mut response);
+    }
+    response
+}
+
 /// The `error` object.
 pub(super) fn error_json(error: &EngineError) -> serde_json::Value {
     let mut object = json!({"code": error.code, "message": error.message});

@@ -1,10 +1,11 @@
 //! `POST /api/v1/streams/{stream}/events`.
 
+use lambdalake_data::input::{Encoding, InputError};
 use serde_json::json;
 use warp::http::StatusCode;
 use warp::reply::Response;
 
-use super::errors::Failure;
+use super::errors::{self, Failure};
 use super::request::Request;
 use super::{App, json_response};
 use crate::engine::IngestRequest;
@@ -14,7 +15,8 @@ use crate::error::{EngineError, ErrorKind};
 const MAX_KEY_CHARS: usize = 255;
 
 /// Takes one body of events. 200 if any row was taken or none was there; 400 with the same body
-/// and an `error` if there were rows and none was valid.
+/// and an `error` if there were rows and none was valid. If only the beginning of a body could
+/// be stored, the status is that of the error, with the counts beside it.
 pub(super) async fn events(
     app: &App,
     stream: String,
@@ -25,7 +27,7 @@ pub(super) async fn events(
     let format = params.take("format");
     let producer = params.take("producer");
     params.finish()?;
-    let gzip = is_gzip(request.header("content-encoding")?)?;
+    let encoding = encoding(&request)?;
     let content_type = request.header("content-type")?.map(str::to_owned);
     let idempotency_key = request.header("idempotency-key")?.map(str::to_owned);
     if idempotency_key
@@ -38,22 +40,27 @@ pub(super) async fn events(
         )
         .into());
     }
-    let (body, _memory) = request.body(app, app.limits.body_bytes).await?;
-    let mut reply = app
+    let (body, rest) = request.pieces(app, app.limits.body_bytes)?;
+    let answered = app
         .engine
         .ingest(IngestRequest {
             stream,
             format,
             content_type,
-            gzip,
+            encoding,
             producer,
             idempotency_key,
             body,
             request_id: request_id.to_owned(),
         })
-        .await?;
+        .await;
+    rest.drain().await;
+    let mut reply = answered?;
     reply.errors.truncate(app.limits.row_errors);
     let mut body = json!(reply);
+    if let Some(error) = &reply.failure {
+        return Ok(errors::partial(body, error, id));
+    }
     if reply.accepted > 0 || reply.rejected == 0 {
         return Ok(json_response(StatusCode::OK, &body));
     }
@@ -61,17 +68,18 @@ pub(super) async fn events(
     Ok(json_response(StatusCode::BAD_REQUEST, &body))
 }
 
-fn is_gzip(content_encoding: Option<&str>) -> Result<bool, EngineError> {
-    match content_encoding
-        .map(|text| text.trim().to_ascii_lowercase())
-        .as_deref()
-    {
-        None | Some("" | "identity") => Ok(false),
-        Some("gzip" | "x-gzip") => Ok(true),
-        Some(other) => Err(EngineError::new(
-            ErrorKind::UnsupportedMedia,
-            "unsupported_encoding",
-            format!("the Content-Encoding {other:?} is not understood: allowed are gzip, identity"),
-        )),
+/// One encoding of those there are, whether it comes in one header line or several.
+fn encoding(request: &Request) -> Result<Encoding, EngineError> {
+    let name = "content-encoding";
+    let unsupported = |message: String| {
+        EngineError::new(ErrorKind::UnsupportedMedia, "unsupported_encoding", message)
+    };
+    if request.headers.get_all(name).iter().count() > 1 {
+        let message = "more than one Content-Encoding is not understood: compress the body once";
+        return Err(unsupported(message.to_owned()));
     }
+    let token = request.header(name)?.unwrap_or_default();
+    token
+        .parse()
+        .map_err(|error: InputError| unsupported(error.to_string()))
 }

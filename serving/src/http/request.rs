@@ -1,17 +1,19 @@
 //! A request in parts: parameters that must be known, and a body that must be small enough.
 
 use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures::{Stream, StreamExt};
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout, timeout_at};
 use warp::Filter;
 use warp::filters::BoxedFilter;
 use warp::http::{HeaderMap, Method, header};
 
 use super::App;
+use crate::engine::IngestBody;
 use crate::error::{EngineError, ErrorKind};
 
 /// Bytes of a refused body that are read and thrown away. A client that is still sending when
@@ -104,70 +106,181 @@ impl Request {
         app: &App,
         limit: usize,
     ) -> Result<(Bytes, OwnedSemaphorePermit), EngineError> {
-        let too_large = || {
-            EngineError::new(
-                ErrorKind::TooLarge,
-                "body_too_large",
-                format!("the body is larger than {limit} bytes: send it in parts"),
-            )
-        };
-        let declared: Option<usize> = match self.header("content-length")? {
-            Some(text) => text.parse().ok(),
-            None => None,
-        };
-        if declared.is_some_and(|bytes| bytes > limit) {
-            return Err(too_large());
-        }
-        let mut permit = hold(app, 0)?;
+        self.check_length(limit)?;
+        let mut permit = hold(&app.body_kib, 0)?;
         let mut held = 0;
         let mut body = BytesMut::new();
-        loop {
-            let piece = match timeout(app.limits.body_idle_timeout, self.body.next()).await {
-                Ok(Some(Ok(piece))) => piece,
-                Ok(None) => return Ok((body.freeze(), permit)),
-                Ok(Some(Err(error))) => {
-                    return Err(EngineError::bad_request(
-                        "broken_body",
-                        "the body ended early or is not valid HTTP",
-                    )
-                    .because(error));
-                }
-                Err(_) => {
-                    return Err(EngineError::new(
-                        ErrorKind::Timeout,
-                        "body_timeout",
-                        "no more of the body came in time",
-                    ));
-                }
-            };
+        while let Some(piece) = next_piece(&mut self.body, app.limits.body_idle_timeout).await? {
             if body.len() + piece.len() > limit {
-                return Err(too_large());
+                return Err(too_large(limit));
             }
             body.extend_from_slice(&piece);
             let needed = body.len().div_ceil(1024);
             if needed > held {
-                permit.merge(hold(app, needed - held)?);
+                permit.merge(hold(&app.body_kib, needed - held)?);
                 held = needed;
             }
         }
+        Ok((body.freeze(), permit))
+    }
+
+    /// Refuses a body that says itself that it is too large.
+    fn check_length(&self, limit: usize) -> Result<(), EngineError> {
+        let declared: Option<u64> = match self.header("content-length")? {
+            Some(text) => text.parse().ok(),
+            None => None,
+        };
+        if declared.is_some_and(|bytes| bytes > limit as u64) {
+            return Err(too_large(limit));
+        }
+        Ok(())
+    }
+
+    /// The body in the pieces in which it arrives, at most `limit` bytes in all, and what is left
+    /// of it once the pieces are dropped.
+    pub(super) fn pieces(self, app: &App, limit: usize) -> Result<(IngestBody, Rest), EngineError> {
+        self.check_length(limit)?;
+        // A client that waits for "100 Continue" has sent nothing, and polling would invite it.
+        let is_waiting = self.headers.contains_key(header::EXPECT);
+        let rest = Rest {
+            body: Arc::default(),
+            is_waiting,
+        };
+        let pieces = Pieces {
+            body: Some(self.body),
+            home: Arc::clone(&rest.body),
+            memory: Arc::clone(&app.body_kib),
+            permit: hold(&app.body_kib, 0)?,
+            held_kib: 0,
+            received: 0,
+            has_failed: false,
+            limit,
+            idle_timeout: app.limits.body_idle_timeout,
+            buffered: app.limits.body_buffer_bytes,
+        };
+        let stream = futures::stream::unfold(pieces, |mut pieces| async move {
+            if pieces.has_failed {
+                return None;
+            }
+            let piece = pieces.next().await.transpose()?;
+            pieces.has_failed = piece.is_err();
+            Some((piece, pieces))
+        });
+        Ok((Box::pin(stream), rest))
     }
 
     async fn drain(&mut self) {
-        let deadline = Instant::now() + DRAIN_TIME;
-        let mut drained = 0;
-        while let Ok(Some(Ok(piece))) = timeout_at(deadline, self.body.next()).await {
-            drained += piece.len();
-            if drained > DRAIN_BYTES {
-                return;
-            }
+        drain(&mut self.body).await;
+    }
+}
+
+/// A body that the engine reads. Gives back what it did not read when it is dropped.
+struct Pieces {
+    /// `None` only while it is dropped.
+    body: Option<BodyStream>,
+    home: Arc<Mutex<Option<BodyStream>>>,
+    memory: Arc<Semaphore>,
+    permit: OwnedSemaphorePermit,
+    held_kib: usize,
+    received: usize,
+    has_failed: bool,
+    limit: usize,
+    idle_timeout: Duration,
+    /// Bytes of the body that the engine holds at most, so that more need no room.
+    buffered: usize,
+}
+
+impl Pieces {
+    async fn next(&mut self) -> Result<Option<Bytes>, EngineError> {
+        let Some(body) = &mut self.body else {
+            return Ok(None);
+        };
+        let Some(piece) = next_piece(body, self.idle_timeout).await? else {
+            return Ok(None);
+        };
+        self.received += piece.len();
+        if self.received > self.limit {
+            return Err(too_large(self.limit));
+        }
+        let needed = self.received.min(self.buffered).div_ceil(1024);
+        if needed > self.held_kib {
+            let more = hold(&self.memory, needed - self.held_kib)?;
+            self.permit.merge(more);
+            self.held_kib = needed;
+        }
+        Ok(Some(piece))
+    }
+}
+
+impl Drop for Pieces {
+    fn drop(&mut self) {
+        let mut home = self.home.lock().unwrap_or_else(PoisonError::into_inner);
+        *home = self.body.take();
+    }
+}
+
+/// What the engine left of a body.
+pub(super) struct Rest {
+    body: Arc<Mutex<Option<BodyStream>>>,
+    is_waiting: bool,
+}
+
+impl Rest {
+    /// Lets a client that is still sending read its answer. Returns at once if all was read.
+    pub(super) async fn drain(self) {
+        let body = {
+            let mut home = self.body.lock().unwrap_or_else(PoisonError::into_inner);
+            home.take()
+        };
+        if let (Some(mut body), false) = (body, self.is_waiting) {
+            drain(&mut body).await;
         }
     }
 }
 
-fn hold(app: &App, kib: usize) -> Result<OwnedSemaphorePermit, EngineError> {
+/// `None` at the end of the body.
+async fn next_piece(
+    body: &mut BodyStream,
+    idle_timeout: Duration,
+) -> Result<Option<Bytes>, EngineError> {
+    match timeout(idle_timeout, body.next()).await {
+        Ok(Some(Ok(piece))) => Ok(Some(piece)),
+        Ok(None) => Ok(None),
+        Ok(Some(Err(error))) => Err(EngineError::bad_request(
+            "broken_body",
+            "the body ended early or is not valid HTTP",
+        )
+        .because(error)),
+        Err(_) => Err(EngineError::new(
+            ErrorKind::Timeout,
+            "body_timeout",
+            "no more of the body came in time",
+        )),
+    }
+}
+
+async fn drain(body: &mut BodyStream) {
+    let deadline = Instant::now() + DRAIN_TIME;
+    let mut drained = 0;
+    while let Ok(Some(Ok(piece))) = timeout_at(deadline, body.next()).await {
+        drained += piece.len();
+        if drained > DRAIN_BYTES {
+            return;
+        }
+    }
+}
+
+fn too_large(limit: usize) -> EngineError {
+    EngineError::new(
+        ErrorKind::TooLarge,
+        "body_too_large",
+        format!("the body is larger than {limit} bytes: send it in parts"),
+    )
+}
+
+fn hold(memory: &Arc<Semaphore>, kib: usize) -> Result<OwnedSemaphorePermit, EngineError> {
     let permits = u32::try_from(kib).unwrap_or(u32::MAX);
-    app.body_kib
-        .clone()
+    Arc::clone(memory)
         .try_acquire_many_owned(permits)
         .map_err(|error| {
             EngineError::new(

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use arrow::datatypes::{DataType, Field};
 use datafusion::sql::sqlparser::ast::{Expr, SqlOption, Value};
+use lambdalake_data::input::{EpochUnit, InputOptions};
 
 use super::fold;
 use crate::error::EngineError;
@@ -16,6 +17,7 @@ pub(super) struct StreamOptions {
     pub(super) shard_key: Option<String>,
     pub(super) shards: Option<u32>,
     pub(super) keeps_rest: bool,
+    pub(super) input: InputOptions,
 }
 
 impl StreamOptions {
@@ -65,13 +67,28 @@ pub(super) fn stream_options(options: Vec<SqlOption>) -> Result<StreamOptions, E
                 })?);
             }
             "on_conflict" => found.keeps_rest = keeps_rest(&value)?,
+            "event_time_unit" => {
+                found.input.event_time_unit = EpochUnit::parse(&value).ok_or_else(|| {
+                    invalid(format!(
+                        "the option event_time_unit is {value:?}, not s, ms, us, ns or auto"
+                    ))
+                })?;
+            }
+            "field_names" => {
+                found.input.field_names = InputOptions::parse_field_names(&value)
+                    .map_err(|reason| invalid(format!("the option field_names: {reason}")))?;
+            }
             _ => {
-                return Err(unknown(
-                    &name,
-                    "event_time, shard_key, shards and on_conflict",
-                ));
+                let allowed =
+                    "event_time, event_time_unit, field_names, shard_key, shards and on_conflict";
+                return Err(unknown(&name, allowed));
             }
         }
+    }
+    if found.event_time.is_none() && found.input.event_time_unit != EpochUnit::Auto {
+        return Err(invalid(
+            "the option event_time_unit needs event_time, the column it is about".to_owned(),
+        ));
     }
     Ok(found)
 }

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 
 pub struct Fake {
     pub context: SessionContext,
-    pub ingested: Mutex<Vec<IngestRequest>>,
+    pub ingested: Mutex<Vec<(IngestRequest, Vec<u8>)>>,
     pub asked: Mutex<Vec<String>>,
     pub queries: Mutex<Vec<QueryRequest>>,
     /// Queries that are not dropped yet.
@@ -93,7 +93,12 @@ impl Engine for Fake {
         if let Some((kind, code, _)) = KINDS.iter().find(|(_, code, _)| *code == request.stream) {
             return Err(EngineError::new(*kind, code, "as asked").at(3, 14));
         }
-        let body = String::from_utf8_lossy(&request.body).into_owned();
+        let mut request = request;
+        let mut bytes = Vec::new();
+        while let Some(piece) = request.body.next().await {
+            bytes.extend_from_slice(&piece?);
+        }
+        let body = String::from_utf8_lossy(&bytes).into_owned();
         let mut reply = IngestReply::default();
         for (index, line) in body.lines().enumerate() {
             if line.starts_with('{') {
@@ -117,7 +122,7 @@ impl Engine for Fake {
                 },
             );
         }
-        self.ingested.lock().unwrap().push(request);
+        self.ingested.lock().unwrap().push((request, bytes));
         Ok(reply)
     }
 

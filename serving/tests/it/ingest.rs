@@ -1,5 +1,6 @@
 //! Events in.
 
+use lambdalake_data::input::Encoding;
 use lambdalake_serving::Limits;
 use serde_json::json;
 use tokio::io::AsyncWriteExt;
@@ -51,17 +52,18 @@ async fn headers_and_parameters_reach_the_engine() {
         200
     );
     let ingested = server.engine.ingested.lock().unwrap();
-    let first = &ingested[0];
+    let (first, body) = &ingested[0];
+    let (second, _) = &ingested[1];
     assert_eq!(first.stream, "access_log");
     assert_eq!(first.format.as_deref(), Some("ndjson"));
     assert_eq!(first.content_type.as_deref(), Some("application/x-ndjson"));
-    assert!(first.gzip);
+    assert_eq!(first.encoding, Encoding::Gzip);
     assert_eq!(first.producer.as_deref(), Some("vector/1"));
     assert_eq!(first.idempotency_key.as_deref(), Some("k-1"));
-    assert_eq!(&first.body[..], b"{}");
-    assert!(!ingested[1].gzip);
-    assert_eq!(ingested[1].stream, "ab");
-    assert_ne!(first.request_id, ingested[1].request_id);
+    assert_eq!(&body[..], b"{}");
+    assert_eq!(second.encoding, Encoding::Identity);
+    assert_eq!(second.stream, "ab");
+    assert_ne!(first.request_id, second.request_id);
 }
 
 #[tokio::test]
@@ -74,7 +76,7 @@ async fn other_encodings_are_refused() {
         (response.status, response.code()),
         (415, "unsupported_encoding".to_owned())
     );
-    assert!(response.text().contains("gzip, identity"));
+    assert!(response.text().contains("gzip, zstd, snappy, identity"));
     let long = format!("Idempotency-Key: {}\r\n", "x".repeat(256));
     let response = server.send("POST", EVENTS, &long, b"{}").await;
     assert_eq!(

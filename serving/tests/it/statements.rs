@@ -75,6 +75,7 @@ fn streams_are_created() {
         shard_key: Some("ip".to_owned()),
         shards: Some(2),
         keeps_rest: false,
+        input: Default::default(),
     };
     assert_eq!(parsed(sql), Statement::CreateStream(expected));
 

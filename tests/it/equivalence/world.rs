@@ -76,6 +76,7 @@ impl World {
             shard_key: shard_key.map(str::to_owned),
             shards: Some(shards),
             keeps_rest: false,
+            input: Default::default(),
         };
         let made = world.runtime.block_on(world.port().create_stream(spec));
         made.expect("create the stream");
@@ -98,10 +99,12 @@ impl World {
             stream: STREAM.to_owned(),
             format: Some("ndjson".to_owned()),
             content_type: None,
-            gzip: false,
+            encoding: Default::default(),
             producer: None,
             idempotency_key: None,
-            body: (lines.join("\n") + "\n").into(),
+            body: Box::pin(futures::stream::iter([
+                Ok((lines.join("\n") + "\n").into()),
+            ])),
             request_id: format!("request-{}", self.next_request),
         };
         let reply = self.runtime.block_on(self.port().ingest(request));

@@ -1,0 +1,99 @@
+//! The blocks of a body that arrives in pieces. Everything here is work for the compute
+//! runtime: decompressing, cutting, and for Parquet a file on disk.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{Seek, Write};
+use std::path::PathBuf;
+
+use bytes::{Buf, Bytes};
+use lambdalake_data::input::{Block, Decoder, DecoderOptions, InputError, ParquetBlocks, Piece};
+
+/// What has arrived of a body and is not in a block yet.
+pub(super) struct Intake {
+    decoder: Decoder,
+    pieces: VecDeque<Bytes>,
+    has_ended: bool,
+    /// A Parquet body; the file has no name and goes away with the request.
+    spool: Option<File>,
+    /// The same once it is whole.
+    parquet: Option<ParquetBlocks>,
+    /// Where spooled bodies lie.
+    folder: PathBuf,
+    block_bytes: usize,
+}
+
+impl Intake {
+    pub fn new(options: DecoderOptions, folder: PathBuf) -> Self {
+        Self {
+            block_bytes: options.block_bytes,
+            decoder: Decoder::new(options),
+            pieces: VecDeque::new(),
+            has_ended: false,
+            spool: None,
+            parquet: None,
+            folder,
+        }
+    }
+
+    /// There is something to work on before more is asked for.
+    pub fn has_bytes(&self) -> bool {
+        !self.pieces.is_empty()
+    }
+
+    pub fn add(&mut self, pieces: Vec<Bytes>, is_end: bool) {
+        self.pieces.extend(pieces);
+        self.has_ended = is_end;
+    }
+
+    /// The next block; `None` if more bytes are needed, or after the last one.
+    pub fn next_block(&mut self) -> Result<Option<Block>, InputError> {
+        if let Some(parquet) = &mut self.parquet {
+            return parquet.next_block();
+        }
+        while let Some(bytes) = self.pieces.front_mut() {
+            let mut rest = &bytes[..];
+            let piece = self.decoder.push(&mut rest)?;
+            let taken = bytes.len() - rest.len();
+            bytes.advance(taken);
+            if bytes.is_empty() {
+                self.pieces.pop_front();
+            }
+            if let Some(block) = self.accept(piece)? {
+                return Ok(Some(block));
+            }
+        }
+        if !self.has_ended {
+            return Ok(None);
+        }
+        while let Some(piece) = self.decoder.finish()? {
+            if let Some(block) = self.accept(Some(piece))? {
+                return Ok(Some(block));
+            }
+        }
+        let Some(mut file) = self.spool.take() else {
+            return Ok(None);
+        };
+        file.rewind().map_err(InputError::Spool)?;
+        let blocks = ParquetBlocks::open(file, self.block_bytes)?;
+        self.parquet.insert(blocks).next_block()
+    }
+
+    /// A block is handed on, bytes of a Parquet file are kept.
+    fn accept(&mut self, piece: Option<Piece>) -> Result<Option<Block>, InputError> {
+        match piece {
+            Some(Piece::Block(block)) => Ok(Some(block)),
+            Some(Piece::Parquet(bytes)) => {
+                let file = match &mut self.spool {
+                    Some(file) => file,
+                    none => {
+                        none.insert(tempfile::tempfile_in(&self.folder).map_err(InputError::Spool)?)
+                    }
+                };
+                file.write_all(&bytes).map_err(InputError::Spool)?;
+                Ok(None)
+            }
+            None => Ok(None),
+        }
+    }
+}
