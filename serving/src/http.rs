@@ -8,6 +8,7 @@ mod answer;
 mod catalog;
 mod errors;
 mod ingest;
+mod negotiate;
 mod queries;
 mod request;
 pub mod server;
@@ -209,7 +210,8 @@ async fn dispatch(
         Route::Sql => sql::sql(app, request, id).await,
         other => {
             request.params()?.finish()?;
-            resource(app, other).await
+            let coding = negotiate::coding(&request.headers)?;
+            Ok(answer::coded(resource(app, other).await?, coding).await?)
         }
     }
 }

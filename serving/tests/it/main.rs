@@ -4,6 +4,8 @@ mod answers;
 mod client;
 mod errors;
 mod fake;
+mod formats;
 mod ingest;
 mod lifecycle;
+mod reading;
 mod statements;
