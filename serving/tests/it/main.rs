@@ -7,5 +7,6 @@ mod fake;
 mod formats;
 mod ingest;
 mod lifecycle;
+mod naughty;
 mod reading;
 mod statements;
