@@ -7,7 +7,12 @@ mod arrow_stream;
 mod cells;
 mod csv;
 mod json;
+pub mod pack;
+mod parquet;
+pub(crate) mod slices;
 mod table;
+mod text;
+mod times;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -28,13 +33,34 @@ pub enum Format {
     Csv,
     /// An Arrow IPC stream.
     Arrow,
+    /// A Parquet file.
+    Parquet,
     /// A drawn table for people; at most `Limits::table_rows` rows.
     Table,
 }
 
+/// How large a drawn table may be.
+#[derive(Debug, Clone, Copy)]
+pub struct Shape {
+    /// Rows that are drawn.
+    pub rows: usize,
+    /// Columns of the terminal; 0 is without end.
+    pub width: u16,
+}
+
 impl Format {
+    /// All formats. Where a client takes several alike, the earlier is what it gets.
+    pub const ALL: [Self; 6] = [
+        Self::Json,
+        Self::Ndjson,
+        Self::Csv,
+        Self::Arrow,
+        Self::Parquet,
+        Self::Table,
+    ];
+
     /// For the message of every refused format.
-    pub const ALLOWED: &'static str = "json, ndjson, csv, arrow, table";
+    pub const ALLOWED: &'static str = "json, ndjson, csv, arrow, parquet, table";
 
     /// The format of a `format=` parameter.
     pub fn parse(name: &str) -> Option<Self> {
@@ -43,22 +69,25 @@ impl Format {
             "ndjson" | "jsonl" => Some(Self::Ndjson),
             "csv" => Some(Self::Csv),
             "arrow" => Some(Self::Arrow),
+            "parquet" => Some(Self::Parquet),
             "table" => Some(Self::Table),
             _ => None,
         }
     }
 
-    /// The format of one media type, without parameters.
-    pub fn from_media_type(media_type: &str) -> Option<Self> {
-        match media_type {
-            "application/json" | "application/*" | "*/*" => Some(Self::Json),
-            "application/x-ndjson" | "application/ndjson" | "application/jsonl" => {
-                Some(Self::Ndjson)
-            }
-            "text/csv" => Some(Self::Csv),
-            "application/vnd.apache.arrow.stream" => Some(Self::Arrow),
-            "text/plain" => Some(Self::Table),
-            _ => None,
+    /// The media types a client may ask for it by, without parameters; the official one first.
+    pub fn media_types(self) -> &'static [&'static str] {
+        match self {
+            Self::Json => &["application/json"],
+            Self::Ndjson => &[
+                "application/x-ndjson",
+                "application/ndjson",
+                "application/jsonl",
+            ],
+            Self::Csv => &["text/csv"],
+            Self::Arrow => &["application/vnd.apache.arrow.stream"],
+            Self::Parquet => &["application/vnd.apache.parquet"],
+            Self::Table => &["text/plain"],
         }
     }
 
@@ -69,18 +98,20 @@ impl Format {
             Self::Ndjson => "application/x-ndjson",
             Self::Csv => "text/csv; charset=utf-8; header=present",
             Self::Arrow => "application/vnd.apache.arrow.stream",
+            Self::Parquet => "application/vnd.apache.parquet",
             Self::Table => "text/plain; charset=utf-8",
         }
     }
 
     /// An encoder for one answer.
-    pub fn encoder(self, schema: &SchemaRef, table_rows: usize) -> Box<dyn Encoder> {
+    pub fn encoder(self, schema: &SchemaRef, shape: Shape) -> Box<dyn Encoder> {
         match self {
             Self::Json => Box::new(json::JsonDocument::new(schema)),
             Self::Ndjson => Box::new(json::JsonLines::new(schema)),
             Self::Csv => Box::new(csv::CsvText::new(Arc::clone(schema))),
             Self::Arrow => Box::new(arrow_stream::ArrowStream::new(Arc::clone(schema))),
-            Self::Table => Box::new(table::DrawnTable::new(Arc::clone(schema), table_rows)),
+            Self::Parquet => Box::new(parquet::ParquetFile::new(schema)),
+            Self::Table => Box::new(table::DrawnTable::new(Arc::clone(schema), shape)),
         }
     }
 }

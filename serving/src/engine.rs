@@ -20,6 +20,7 @@ use serde_json::{Value, json};
 
 pub use crate::error::{EngineError, ErrorKind};
 use crate::metrics::Meters;
+pub use crate::params::Params;
 
 /// What the serving layer needs from the engine. Every method may be called at any time, from
 /// many requests at once; dropping a returned future cancels waiting, never work that was
@@ -229,6 +230,8 @@ impl Layer {
 pub struct QueryRequest {
     /// SELECT, WITH, VALUES or EXPLAIN text.
     pub sql: String,
+    /// The values of its placeholders.
+    pub params: Params,
     /// Which layers answer.
     pub layer: Layer,
     /// Time for all of it. The serving layer gives up after it, too.

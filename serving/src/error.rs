@@ -18,6 +18,8 @@ pub enum ErrorKind {
     TooLarge,
     /// Send it in an encoding that is understood.
     UnsupportedMedia,
+    /// Ask for a format or coding that there is.
+    NotAcceptable,
     /// Ask for less: the query does not fit its memory or row budget.
     OutOfMemory,
     /// Try again shortly: something is full right now.

@@ -9,6 +9,7 @@ mod catalog;
 pub mod closed;
 mod errors;
 mod ingest;
+mod negotiate;
 mod queries;
 mod query_record;
 mod request;
@@ -261,7 +262,8 @@ async fn dispatch(
         Route::Sql => sql::sql(app, request, names).await,
         other => {
             request.params()?.finish()?;
-            resource(app, other).await
+            let coding = negotiate::coding(&request.headers)?;
+            Ok(answer::coded(resource(app, other).await?, coding).await?)
         }
     }
 }

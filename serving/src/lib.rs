@@ -4,7 +4,8 @@
 //!   request -> http/      routes, limits, errors as one JSON shape
 //!           -> statement  what the SQL text asks for: DDL, a query, or nothing we do
 //!           -> engine     the port that the binary implements
-//!           -> encode/    record batches -> json, ndjson, csv, arrow, table
+//!           -> params     values in the place of its placeholders
+//!           -> encode/    record batches -> json, ndjson, csv, arrow, parquet, table
 //! ```
 //!
 //! This crate does not know the log, the batch layer or the speed layer, and nothing outside
@@ -18,6 +19,7 @@ pub mod http;
 mod layer_exec;
 pub mod limits;
 pub mod metrics;
+pub mod params;
 pub mod query;
 pub mod snapshot;
 pub mod statement;

@@ -36,6 +36,7 @@ use tracing::Instrument;
 use url::Url;
 
 use crate::engine::{Answer, EngineError, ErrorKind, Layer, QueryRequest, QueryStats};
+use crate::params;
 use crate::snapshot::Snapshot;
 use crate::tables::{FinishedTable, StreamTable};
 
@@ -211,7 +212,8 @@ impl Queries {
         Arc<QueryStats>,
     )> {
         let dialect = self.base.config().options().sql_parser.dialect;
-        let statement = self.base.sql_to_statement(&request.sql, &dialect)?;
+        let mut statement = self.base.sql_to_statement(&request.sql, &dialect)?;
+        params::bind(&mut statement, &request.params)?;
         let names = self.base.resolve_table_references(&statement)?;
         let stats = Arc::new(stats_of(snapshot, &names, now_micros));
         let tables = Arc::new(MemorySchemaProvider::new());

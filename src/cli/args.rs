@@ -186,6 +186,8 @@ pub enum SqlFormat {
     Csv,
     /// Apache Arrow IPC stream.
     Arrow,
+    /// Apache Parquet file, compressed with zstd.
+    Parquet,
 }
 
 /// The layer that views are read from.

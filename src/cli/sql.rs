@@ -16,11 +16,12 @@ pub fn run(args: SqlArgs) -> anyhow::Result<Exit> {
         true => SqlFormat::Table,
         false => SqlFormat::Ndjson,
     });
-    if to_terminal && format == SqlFormat::Arrow {
-        return Err(ClientError::BadInput(
-            "arrow is binary and stdout is a terminal; send it to a file or a pipe".to_owned(),
-        )
-        .into());
+    if to_terminal && matches!(format, SqlFormat::Arrow | SqlFormat::Parquet) {
+        let message = format!(
+            "{} is binary and stdout is a terminal; send it to a file or a pipe",
+            name(format)
+        );
+        return Err(ClientError::BadInput(message).into());
     }
     let mut body = json!({ "query": query_text(args.query)? });
     if let Some(layer) = args.layer {

@@ -1,5 +1,6 @@
 //! The one integration-test binary: one link instead of one for each file.
 
+mod answers;
 mod bad_input;
 mod client;
 mod equivalence;

@@ -172,6 +172,23 @@ impl Server {
         answer.json()
     }
 
+    /// Posts SQL and gives the body to read piece by piece; the answer must be a success.
+    pub fn stream_sql(&self, sql: &str, format: &str) -> impl std::io::Read + use<> {
+        let url = format!("{}/api/v1/sql?format={format}", self.base);
+        let response = self.agent.post(url).send(sql).expect("an answer");
+        assert_eq!(response.status().as_u16(), 200, "{sql}\n{}", self.log());
+        response.into_body().into_reader()
+    }
+
+    /// Bytes of memory that the process has now.
+    pub fn resident_bytes(&self) -> usize {
+        let path = format!("/proc/{}/status", self.child.id());
+        let status = std::fs::read_to_string(path).expect("Linux");
+        let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+        let kib = line.and_then(|line| line.split_whitespace().nth(1));
+        kib.and_then(|kib| kib.parse::<usize>().ok()).expect("kB") * 1024
+    }
+
     pub fn address(&self) -> String {
         self.base.clone()
     }

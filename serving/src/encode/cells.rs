@@ -1,18 +1,19 @@
 //! How one value is written in JSON.
 //!
 //! arrow-json has most of it right: exact 64-bit integers and decimals, NaN and infinity as
-//! null, ISO dates. This adds what it has not: binary as base64, timestamps always in UTC with
-//! a `Z`, and nulls inside of dictionaries.
+//! null. This adds what it has not: binary as base64, dates and times that never turn into an
+//! error text ([`times`]), maps with keys that are no text, and nulls inside of dictionaries.
 
-use arrow::array::{Array, ArrayRef, AsArray, types};
-use arrow::datatypes::{ArrowTimestampType, DataType, FieldRef, TimeUnit};
+use arrow::array::{Array, ArrayRef, AsArray, MapArray};
+use arrow::buffer::OffsetBuffer;
+use arrow::datatypes::{DataType, FieldRef};
 use arrow::error::ArrowError;
 use arrow::json::writer::{NullableEncoder, make_encoder};
 use arrow::json::{Encoder, EncoderFactory, EncoderOptions};
-use arrow::temporal_conversions::as_datetime;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use chrono::{DateTime, SecondsFormat, Utc};
+
+use super::times;
 
 /// The options all JSON values are written with.
 pub(super) fn options() -> EncoderOptions {
@@ -45,18 +46,6 @@ impl EncoderFactory for Cells {
             DataType::LargeBinary => base64(array.as_binary::<i64>()),
             DataType::BinaryView => base64(array.as_binary_view()),
             DataType::FixedSizeBinary(_) => base64(array.as_fixed_size_binary()),
-            DataType::Timestamp(TimeUnit::Second, _) => {
-                timestamps::<types::TimestampSecondType>(array)
-            }
-            DataType::Timestamp(TimeUnit::Millisecond, _) => {
-                timestamps::<types::TimestampMillisecondType>(array)
-            }
-            DataType::Timestamp(TimeUnit::Microsecond, _) => {
-                timestamps::<types::TimestampMicrosecondType>(array)
-            }
-            DataType::Timestamp(TimeUnit::Nanosecond, _) => {
-                timestamps::<types::TimestampNanosecondType>(array)
-            }
             DataType::Dictionary(..) => {
                 let dictionary = array.as_any_dictionary();
                 if dictionary.values().is_empty() {
@@ -68,14 +57,18 @@ impl EncoderFactory for Cells {
                     })
                 }
             }
-            _ => return Ok(None),
+            DataType::Map(..) => Box::new(Map::try_new(field, array.as_map(), options)?),
+            _ => match times::encoder(array) {
+                Some(encoder) => encoder,
+                None => return Ok(None),
+            },
         };
         Ok(Some(NullableEncoder::new(encoder, array.logical_nulls())))
     }
 }
 
 /// Writes by a function of the row.
-struct By<F>(F);
+pub(super) struct By<F>(pub(super) F);
 
 impl<F: Fn(usize, &mut Vec<u8>)> Encoder for By<F> {
     fn encode(&mut self, row: usize, out: &mut Vec<u8>) {
@@ -94,22 +87,68 @@ where
     }))
 }
 
-fn timestamps<'a, T: ArrowTimestampType>(array: &'a dyn Array) -> Box<dyn Encoder + 'a> {
-    let values = array.as_primitive::<T>();
-    Box::new(By(move |row: usize, out: &mut Vec<u8>| {
-        let value = values.value(row);
-        match as_datetime::<T>(value) {
-            Some(time) => {
-                let time = DateTime::<Utc>::from_naive_utc_and_offset(time, Utc);
-                let text = time.to_rfc3339_opts(SecondsFormat::AutoSi, true);
-                out.push(b'"');
-                out.extend_from_slice(text.as_bytes());
-                out.push(b'"');
+/// A map as an object: the keys are the text that the key has elsewhere.
+struct Map<'a> {
+    offsets: &'a OffsetBuffer<i32>,
+    keys: NullableEncoder<'a>,
+    values: NullableEncoder<'a>,
+}
+
+impl<'a> Map<'a> {
+    fn try_new(
+        field: &'a FieldRef,
+        array: &'a MapArray,
+        options: &'a EncoderOptions,
+    ) -> Result<Self, ArrowError> {
+        Ok(Self {
+            offsets: array.offsets(),
+            keys: make_encoder(field, array.keys(), options)?,
+            values: make_encoder(field, array.values(), options)?,
+        })
+    }
+}
+
+impl Encoder for Map<'_> {
+    fn encode(&mut self, row: usize, out: &mut Vec<u8>) {
+        out.push(b'{');
+        // Offsets are never negative: an OffsetBuffer checks that when it is made.
+        let (from, to) = (self.offsets[row] as usize, self.offsets[row + 1] as usize);
+        for entry in from..to {
+            if entry > from {
+                out.push(b',');
             }
-            // Outside of the calendar (year 262,143): the raw number keeps the value.
-            None => out.extend_from_slice(value.to_string().as_bytes()),
+            let mut key = Vec::new();
+            write_or_null(&mut self.keys, entry, &mut key);
+            push_key(&key, out);
+            out.push(b':');
+            write_or_null(&mut self.values, entry, out);
         }
-    }))
+        out.push(b'}');
+    }
+}
+
+fn write_or_null(encoder: &mut NullableEncoder<'_>, row: usize, out: &mut Vec<u8>) {
+    if encoder.is_null(row) {
+        out.extend_from_slice(b"null");
+    } else {
+        encoder.encode(row, out);
+    }
+}
+
+/// A JSON value as the key of an object: text is one, everything else is put in quotes.
+fn push_key(key: &[u8], out: &mut Vec<u8>) {
+    if key.first() == Some(&b'"') {
+        out.extend_from_slice(key);
+        return;
+    }
+    out.push(b'"');
+    for byte in key {
+        if matches!(byte, b'"' | b'\\') {
+            out.push(b'\\');
+        }
+        out.push(*byte);
+    }
+    out.push(b'"');
 }
 
 /// A dictionary's rows, each the value its key points to.

@@ -1,7 +1,8 @@
 //! From a running query to a response that streams.
 //!
 //! ```text
-//!   engine's batches -> encode (blocking pool) -> pieces (bounded) -> body -> client
+//!   engine's batches -> slices -> encode, compress (blocking pool) -> pieces (bounded)
+//!                    -> body -> client
 //! ```
 //!
 //! Everything up to the first rows happens before the status is chosen, so a query that fails
@@ -14,14 +15,18 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use arrow::array::RecordBatch;
+use arrow::error::ArrowError;
 use bytes::Bytes;
 use datafusion::common::DataFusionError;
 use futures::{Stream, StreamExt};
+use http_body_util::BodyExt;
 use tokio::sync::mpsc;
 use tokio::task::{JoinSet, spawn_blocking};
 use tracing::Instrument;
+use tokio::time::timeout;
 use warp::http::{HeaderMap, HeaderName, HeaderValue, header};
 use warp::reply::{Reply, Response};
 
@@ -29,39 +34,71 @@ use super::App;
 use super::errors;
 use super::queries::Ticket;
 use super::query_record::QueryRecord;
-use crate::encode::{Encoder, Format};
+use crate::encode::pack::{Coding, Packer};
+use crate::encode::slices::Slices;
+use crate::encode::{Encoder, Format, Shape};
 use crate::engine::{Answer, QueryStats};
 use crate::error::EngineError;
 
-/// Sends an answer in a format. Errors before the first rows are returned; later ones break the
-/// body and are logged.
+/// A body below this many bytes is not compressed: it fits a packet as it is.
+const SMALL_BYTES: usize = 1024;
+
+/// How long a compressed answer with a small first piece waits to see whether that was all.
+const END_WAIT: Duration = Duration::from_millis(10);
+
+/// How a client wants to see its answer.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Shown {
+    pub(super) format: Format,
+    /// Columns of its terminal, for tables.
+    pub(super) width: u16,
+    pub(super) coding: Coding,
+}
+
+/// Sends an answer as it should be shown. Errors before the first rows are returned; later ones
+/// break the body and are logged.
 pub(super) async fn respond(
     app: &App,
     ticket: Ticket,
     answer: Answer,
-    format: Format,
+    shown: Shown,
     record: &Arc<QueryRecord>,
 ) -> Result<Response, EngineError> {
     record.answering(&answer.stats);
+    let shape = Shape {
+        rows: app.limits.table_rows,
+        width: shown.width,
+    };
     let mut pump = Pump {
-        encoder: Some(format.encoder(&answer.schema, app.limits.table_rows)),
+        output: Some(Output {
+            encoder: shown.format.encoder(&answer.schema, shape),
+            packer: Packer::Identity,
+        }),
         answer,
+        slices: Slices::default(),
+        next_batch: None,
         rows: 0,
     };
     let mut first = pump.encode(|encoder| encoder.start()).await?;
-    let is_ended = match ticket.run(pump.next()).await?? {
+    let mut is_ended = match ticket.run(pump.next()).await?? {
         Some(piece) => {
             first.extend_from_slice(&piece);
             false
         }
         None => true,
     };
-    let headers = headers(&ticket.id, &pump.answer.stats, format);
+    if !is_ended && shown.coding != Coding::Identity && first.len() < SMALL_BYTES {
+        is_ended = pump.ends_soon().await;
+    }
+    let mut headers = headers(&ticket.id, &pump.answer.stats, shown.format);
     if is_ended {
         first.extend_from_slice(&pump.finish(&ticket).await?);
         record.done(pump.rows);
-        return Ok(with_headers(Response::new(first.into()), headers));
+        let response = with_headers(Response::new(first.into()), headers);
+        return coded(response, shown.coding).await;
     }
+    add_coding(&mut headers, shown.coding);
+    let first = pump.start_packing(shown.coding, first).await?;
     let (pieces, receiver) = mpsc::channel(app.limits.answer_pieces.max(1));
     let mut task = JoinSet::new();
     let record = Arc::clone(record);
@@ -86,17 +123,52 @@ pub(super) async fn respond(
     ))
 }
 
+/// Compresses a body that is whole and in memory, unless it is small.
+pub(super) async fn coded(response: Response, coding: Coding) -> Result<Response, EngineError> {
+    let (mut head, body) = response.into_parts();
+    let body = body
+        .collect()
+        .await
+        .map_err(|error| EngineError::internal("a body in memory was not there").because(error))?
+        .to_bytes();
+    head.headers
+        .entry(header::VARY)
+        .or_insert(HeaderValue::from_static("accept-encoding"));
+    if body.len() < SMALL_BYTES || coding == Coding::Identity {
+        return Ok(Response::from_parts(head, body.into()));
+    }
+    let packed = blocking(move || Ok(Packer::new(coding)?.finish(body.into())?)).await?;
+    add_coding(&mut head.headers, coding);
+    Ok(Response::from_parts(head, packed.into()))
+}
+
+fn add_coding(headers: &mut HeaderMap, coding: Coding) {
+    if let Some(name) = coding.header() {
+        headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static(name));
+    }
+}
+
 /// A part of the body, or its proper end.
 enum Piece {
     Data(Bytes),
     End,
 }
 
+/// Makes bytes of rows. It travels to a blocking thread and back.
+struct Output {
+    encoder: Box<dyn Encoder>,
+    packer: Packer,
+}
+
 /// Moves batches from the engine through the encoder.
 struct Pump {
     /// Away only while a blocking thread has it.
-    encoder: Option<Box<dyn Encoder>>,
+    output: Option<Output>,
     answer: Answer,
+    /// The batch being encoded.
+    slices: Slices,
+    /// What `ends_soon` found instead of the end.
+    next_batch: Option<Result<RecordBatch, DataFusionError>>,
     rows: u64,
 }
 
@@ -131,55 +203,120 @@ impl Pump {
         Ok(())
     }
 
-    /// The next batch with rows, encoded; `None` at the end.
+    /// The next slice of rows, encoded; `None` at the end.
     async fn next(&mut self) -> Result<Option<Vec<u8>>, EngineError> {
         loop {
             if !self
-                .encoder
+                .output
                 .as_ref()
-                .is_some_and(|encoder| encoder.wants_more())
+                .is_some_and(|output| output.encoder.wants_more())
             {
                 return Ok(None);
             }
-            let batch: RecordBatch = match self.answer.batches.next().await {
-                None => return Ok(None),
-                Some(batch) => batch?,
-            };
-            if batch.num_rows() == 0 {
+            let Some(slice) = self.slices.next() else {
+                let batch = match self.next_batch.take() {
+                    Some(batch) => batch?,
+                    None => match self.answer.batches.next().await {
+                        None => return Ok(None),
+                        Some(batch) => batch?,
+                    },
+                };
+                self.slices.put(batch);
                 continue;
-            }
-            self.rows += batch.num_rows() as u64;
-            return self
-                .encode(move |encoder| encoder.batch(&batch))
-                .await
-                .map(Some);
+            };
+            let rows = slice.num_rows();
+            self.rows += rows as u64;
+            let piece = self.encode(move |encoder| encoder.batch(&slice)).await?;
+            self.slices.encoded(rows, piece.len());
+            return Ok(Some(piece));
         }
+    }
+
+    /// Whether there is nothing after the rows so far, as far as can be told without a long wait.
+    async fn ends_soon(&mut self) -> bool {
+        if !self.slices.is_empty() || self.next_batch.is_some() {
+            return false;
+        }
+        match timeout(END_WAIT, self.answer.batches.next()).await {
+            Ok(None) => true,
+            Ok(batch) => {
+                self.next_batch = batch;
+                false
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// Compresses what was made until now, and everything after it.
+    async fn start_packing(
+        &mut self,
+        coding: Coding,
+        first: Vec<u8>,
+    ) -> Result<Vec<u8>, EngineError> {
+        if coding == Coding::Identity {
+            return Ok(first);
+        }
+        let (packer, first) = blocking(move || {
+            let mut packer = Packer::new(coding)?;
+            let first = packer.pack(first)?;
+            Ok((packer, first))
+        })
+        .await?;
+        if let Some(output) = &mut self.output {
+            output.packer = packer;
+        }
+        Ok(first)
     }
 
     async fn finish(&mut self, ticket: &Ticket) -> Result<Vec<u8>, EngineError> {
         let rows = self.rows;
         let stats = self.answer.stats.to_json(ticket.started.elapsed());
-        self.encode(move |encoder| encoder.finish(rows, &stats))
-            .await
+        let Some(Output {
+            mut encoder,
+            packer,
+        }) = self.output.take()
+        else {
+            return Err(failed_before());
+        };
+        let last = blocking(move || {
+            let last = encoder.finish(rows, &stats)?;
+            Ok(packer.finish(last)?)
+        });
+        ticket.run(last).await?
     }
 
     /// Encoding is CPU work: it runs on a blocking thread, the encoder travels there and back.
     async fn encode<F>(&mut self, work: F) -> Result<Vec<u8>, EngineError>
     where
-        F: FnOnce(&mut dyn Encoder) -> Result<Vec<u8>, arrow::error::ArrowError> + Send + 'static,
+        F: FnOnce(&mut dyn Encoder) -> Result<Vec<u8>, ArrowError> + Send + 'static,
     {
-        let Some(mut encoder) = self.encoder.take() else {
-            return Err(EngineError::internal("an answer failed to encode before"));
+        let Some(mut output) = self.output.take() else {
+            return Err(failed_before());
         };
-        let (encoder, bytes) = spawn_blocking(move || {
-            let bytes = work(encoder.as_mut());
-            (encoder, bytes)
+        let (output, bytes) = blocking(move || {
+            let bytes = work(output.encoder.as_mut())?;
+            let bytes = output.packer.pack(bytes)?;
+            Ok((output, bytes))
         })
-        .await
-        .map_err(|error| EngineError::internal("encoding an answer failed").because(error))?;
-        self.encoder = Some(encoder);
-        Ok(bytes.map_err(DataFusionError::from)?)
+        .await?;
+        self.output = Some(output);
+        Ok(bytes)
     }
+}
+
+async fn blocking<T, F>(work: F) -> Result<T, EngineError>
+where
+    T: Send + 'static,
+    F: FnOnce() -> Result<T, ArrowError> + Send + 'static,
+{
+    spawn_blocking(work)
+        .await
+        .map_err(|error| EngineError::internal("encoding an answer failed").because(error))?
+        .map_err(|error| DataFusionError::from(error).into())
+}
+
+fn failed_before() -> EngineError {
+    EngineError::internal("an answer failed to encode before")
 }
 
 /// The body of a streamed answer. It owns the task that fills it.
@@ -223,6 +360,10 @@ struct Broken;
 
 fn headers(id: &str, stats: &QueryStats, format: Format) -> HeaderMap {
     let mut headers = HeaderMap::new();
+    headers.insert(
+        header::VARY,
+        HeaderValue::from_static("accept, accept-encoding"),
+    );
     headers.insert(
         header::CONTENT_TYPE,
         HeaderValue::from_static(format.content_type()),

@@ -4,19 +4,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
+use serde_json::value::RawValue;
 use tokio::task::spawn_blocking;
-use warp::http::{Method, header};
+use warp::http::Method;
 use warp::reply::Response;
 
 use super::errors::Failure;
 use super::query_record::QueryRecord;
 use super::request::{Params, Request, invalid};
 use super::trace::Names;
-use super::{App, answer, catalog};
+use super::{App, answer, catalog, negotiate};
 use crate::encode::Format;
-use crate::engine::{Layer, QueryRequest};
+use crate::engine::{Layer, Params as Values, QueryRequest};
 use crate::error::{EngineError, ErrorKind};
 use crate::statement::Statement;
+
+/// Columns of the widest terminal that a table is drawn for.
+const MAX_WIDTH: u16 = 10_000;
 
 /// Runs one statement.
 pub(super) async fn sql(
@@ -26,10 +30,8 @@ pub(super) async fn sql(
 ) -> Result<Response, Failure> {
     let is_get = request.method == Method::GET;
     let mut params = request.params()?;
-    let format = match params.take("format") {
-        Some(name) => Format::parse(&name).ok_or_else(|| unknown_format(&name))?,
-        None => accepted(&request)?,
-    };
+    let headers = request.headers.clone();
+    let width = width(&mut params)?;
     let text = if is_get { params.take("q") } else { None };
     let mut asked = Asked::from_params(&mut params)?;
     params.finish()?;
@@ -38,9 +40,17 @@ pub(super) async fn sql(
         None if is_get => return Err(invalid("the parameter q is missing".to_owned()).into()),
         None => asked.read_body(app, request).await?,
     }
+    let shown = answer::Shown {
+        format: match &asked.format {
+            Some(name) => Format::parse(name).ok_or_else(|| unknown_format(name))?,
+            None => negotiate::format(&headers)?,
+        },
+        width,
+        coding: negotiate::coding(&headers)?,
+    };
     let query = asked.resolve(app, &names.query_id)?;
     let record = QueryRecord::begin(app, &query, names);
-    let result = parse_and_run(app, query, format, is_get, &record).await;
+    let result = parse_and_run(app, query, shown, is_get, &record).await;
     if let Err(Failure::Engine(error)) = &result {
         record.failed(error);
     }
@@ -50,7 +60,7 @@ pub(super) async fn sql(
 async fn parse_and_run(
     app: &Arc<App>,
     query: QueryRequest,
-    format: Format,
+    shown: answer::Shown,
     is_get: bool,
     record: &Arc<QueryRecord>,
 ) -> Result<Response, Failure> {
@@ -65,16 +75,19 @@ async fn parse_and_run(
             message: "GET only runs queries, SHOW TABLES and DESCRIBE: use POST".to_owned(),
         });
     }
-    run(app, statement, query, format, record).await
+    run(app, statement, query, shown, record).await
 }
 
 async fn run(
     app: &Arc<App>,
     statement: Statement,
     mut query: QueryRequest,
-    format: Format,
+    shown: answer::Shown,
     record: &Arc<QueryRecord>,
 ) -> Result<Response, Failure> {
+    if !matches!(statement, Statement::Query(_)) {
+        query.params.refuse()?;
+    }
     let ticket = app.queries.admit(&query)?;
     let answer = match statement {
         Statement::Query(text) => {
@@ -87,7 +100,7 @@ async fn run(
                 .await??
         }
     };
-    Ok(answer::respond(app, ticket, answer, format, record).await?)
+    Ok(answer::respond(app, ticket, answer, shown, record).await?)
 }
 
 /// What the client asked for, in the URL and in the body.
@@ -95,6 +108,8 @@ async fn run(
 #[serde(deny_unknown_fields)]
 struct Asked {
     query: String,
+    params: Option<Box<RawValue>>,
+    format: Option<String>,
     timeout_ms: Option<u64>,
     max_rows: Option<u64>,
     layer: Option<String>,
@@ -104,6 +119,8 @@ impl Asked {
     fn from_params(params: &mut Params) -> Result<Self, EngineError> {
         Ok(Self {
             query: String::new(),
+            params: params.take("params").map(raw_json).transpose()?,
+            format: params.take("format"),
             timeout_ms: params.take_number("timeout_ms")?,
             max_rows: params.take_number("max_rows")?,
             layer: params.take("layer"),
@@ -148,6 +165,8 @@ impl Asked {
                 .because(error)
         })?;
         self.query = json.query;
+        self.params = json.params.or(self.params.take());
+        self.format = json.format.or(self.format.take());
         self.timeout_ms = json.timeout_ms.or(self.timeout_ms);
         self.max_rows = json.max_rows.or(self.max_rows);
         self.layer = json.layer.or(self.layer.take());
@@ -180,8 +199,13 @@ impl Asked {
                 ))
             })?,
         };
+        let params = match &self.params {
+            None => Values::default(),
+            Some(json) => Values::from_json(json.get())?,
+        };
         Ok(QueryRequest {
             sql: self.query,
+            params,
             layer,
             timeout,
             max_rows,
@@ -190,32 +214,20 @@ impl Asked {
     }
 }
 
-/// The format that the Accept header likes most; JSON without one.
-fn accepted(request: &Request) -> Result<Format, EngineError> {
-    let Some(accept) = request.header(header::ACCEPT.as_str())? else {
-        return Ok(Format::Json);
-    };
-    let mut best: Option<(f32, Format)> = None;
-    for range in accept.split(',') {
-        let Some(format) = Format::from_media_type(&media_type(range)) else {
-            continue;
-        };
-        let weight = weight(range);
-        // The earlier of two equals wins: clients list what they like most first.
-        if weight > 0.0 && best.is_none_or(|(other, _)| weight > other) {
-            best = Some((weight, format));
-        }
-    }
-    best.map(|(_, format)| format)
-        .ok_or_else(|| unknown_format(accept))
+/// The columns of the client's terminal; 0, the default, is without end.
+fn width(params: &mut Params) -> Result<u16, EngineError> {
+    let asked = params.take_number("width")?.unwrap_or(0);
+    u16::try_from(asked)
+        .ok()
+        .filter(|width| *width <= MAX_WIDTH)
+        .ok_or_else(|| invalid(format!("width is not from 0 to {MAX_WIDTH}")))
 }
 
-fn weight(range: &str) -> f32 {
-    range
-        .split(';')
-        .skip(1)
-        .find_map(|parameter| parameter.trim().strip_prefix("q=")?.trim().parse().ok())
-        .unwrap_or(1.0)
+/// The parameter `params`, which is JSON as text.
+fn raw_json(text: String) -> Result<Box<RawValue>, EngineError> {
+    RawValue::from_string(text).map_err(|error| {
+        invalid(format!("the parameter params is not valid JSON: {error}")).because(error)
+    })
 }
 
 /// `Text/Plain; charset=utf-8` -> `text/plain`.

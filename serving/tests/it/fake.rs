@@ -25,6 +25,10 @@ pub struct Fake {
     /// Queries that are not dropped yet.
     pub alive: Arc<AtomicUsize>,
     pub is_ready: AtomicBool,
+    /// Lists a thousand runs instead of one.
+    pub many_runs: AtomicBool,
+    /// Batches made by endless queries.
+    pub batches: Arc<AtomicUsize>,
 }
 
 impl Fake {
@@ -36,6 +40,8 @@ impl Fake {
             queries: Mutex::default(),
             alive: Arc::default(),
             is_ready: AtomicBool::new(true),
+            many_runs: AtomicBool::new(false),
+            batches: Arc::default(),
         }
     }
 
@@ -65,9 +71,10 @@ impl Drop for Alive {
     }
 }
 
-pub const KINDS: [(ErrorKind, &str, u16); 10] = [
+pub const KINDS: [(ErrorKind, &str, u16); 11] = [
     (ErrorKind::BadRequest, "bad", 400),
     (ErrorKind::NotFound, "missing", 404),
+    (ErrorKind::NotAcceptable, "unlike", 406),
     (ErrorKind::Timeout, "late", 408),
     (ErrorKind::Conflict, "exists", 409),
     (ErrorKind::TooLarge, "large", 413),
@@ -178,7 +185,8 @@ impl Engine for Fake {
     }
 
     fn runs(&self) -> Vec<Value> {
-        vec![json!({"id": "run-hits"})]
+        let many = self.many_runs.load(Ordering::SeqCst);
+        vec![json!({"id": "run-hits"}); if many { 1_000 } else { 1 }]
     }
 
     fn run(&self, id: &str) -> Option<Value> {
@@ -238,7 +246,11 @@ impl Engine for Fake {
             let rest = futures::stream::pending();
             adapt(numbers(0, 0), head.chain(rest), alive)
         } else if sql.contains("endless") {
-            let all = futures::stream::repeat_with(|| Ok(numbers(0, 8_192)));
+            let made = Arc::clone(&self.batches);
+            let all = futures::stream::repeat_with(move || {
+                made.fetch_add(1, Ordering::SeqCst);
+                Ok(numbers(0, 8_192))
+            });
             adapt(numbers(0, 0), all, alive)
         } else if sql.contains("fails first") {
             adapt(
@@ -257,7 +269,12 @@ impl Engine for Fake {
                 alive,
             )
         } else {
-            let frame = self.context.sql(sql).await?;
+            let state = self.context.state();
+            let dialect = state.config().options().sql_parser.dialect;
+            let mut statement = state.sql_to_statement(sql, &dialect)?;
+            lambdalake_serving::params::bind(&mut statement, &request.params)?;
+            let plan = state.statement_to_plan(statement).await?;
+            let frame = self.context.execute_logical_plan(plan).await?;
             let stream = frame.execute_stream().await?;
             let schema = stream.schema();
             let alive_stream = stream.map(move |batch| {

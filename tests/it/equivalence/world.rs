@@ -185,6 +185,7 @@ impl World {
     pub fn query(&self, sql: &str) -> RecordBatch {
         let request = QueryRequest {
             sql: sql.to_owned(),
+            params: Default::default(),
             layer: Layer::Merged,
             timeout: Duration::from_secs(60),
             max_rows: 1_000_000,
