@@ -11,6 +11,7 @@
 //! queries and maps events, `batch` recomputes with fewer threads and its own memory.
 
 mod columns;
+mod comments;
 mod describe;
 mod flush;
 mod ingest;

@@ -82,6 +82,19 @@ macro_rules! settings {
             },)+
         ];
 
+        impl Settings {
+            /// Every setting and the value that holds, as it would be written in a file;
+            /// `None` if nothing is set.
+            pub fn values(&self) -> Vec<(&'static Setting, Option<String>)> {
+                let values = [$({
+                    let is_default = $parse($default).as_ref() == Ok(&self.$name);
+                    if is_default { $default.to_owned() } else { self.$name.written($unit) }
+                },)+];
+                let values = values.into_iter().map(|value| Some(value).filter(|v| !v.is_empty()));
+                SETTINGS.iter().zip(values).collect()
+            }
+        }
+
         fn parse_all(flags: &SettingsFlags, file: &toml::Table) -> Result<Settings, SettingsError> {
             Ok(Settings {
                 $($name: read(
@@ -281,6 +294,47 @@ fn read<T>(
     parse(default).map_err(bad("its default"))
 }
 
+/// A value as it would be written in the settings file.
+trait Written {
+    fn written(&self, unit: &str) -> String;
+}
+
+macro_rules! written_as_number {
+    ($($type:ty),+) => {$(
+        impl Written for $type {
+            fn written(&self, unit: &str) -> String {
+                let number = *self as u64;
+                let units = [("GiB", 30), ("MiB", 20), ("KiB", 10)];
+                let whole = units.iter().find(|(_, bits)| number.trailing_zeros() >= *bits);
+                match whole {
+                    Some((name, bits)) if unit == "BYTES" => format!("{}{name}", number >> bits),
+                    _ => number.to_string(),
+                }
+            }
+        }
+    )+};
+}
+
+macro_rules! written_as_text {
+    ($($type:ty: $to_text:expr),+ $(,)?) => {$(
+        impl Written for $type {
+            fn written(&self, _unit: &str) -> String {
+                let to_text: fn(&$type) -> String = $to_text;
+                to_text(self)
+            }
+        }
+    )+};
+}
+
+written_as_number!(u32, u64, usize);
+written_as_text!(
+    bool: |value| value.to_string(),
+    SocketAddr: |value| value.to_string(),
+    PathBuf: |value| value.display().to_string(),
+    Option<PathBuf>: |value| value.as_ref().map_or_else(String::new, |it| it.written("")),
+    Duration: |value| humantime::format_duration(*value).to_string(),
+);
+
 fn text_of(value: &toml::Value) -> Result<String, String> {
     match value {
         toml::Value::String(text) => Ok(text.clone()),
@@ -419,6 +473,31 @@ mod tests {
                 matches!(resolve_file(bad), Err(SettingsError::Contradiction(_))),
                 "{bad}"
             );
+        }
+    }
+
+    #[test]
+    fn values_are_shown_as_they_would_be_written() {
+        let file = "flush_bytes = 1572864\nflush_rows = 7\nflush_age = \"90s\"";
+        let settings = resolve_file(file).unwrap();
+        let value = |name: &str| {
+            let values = settings.values();
+            let (_, value) = values.into_iter().find(|(it, _)| it.name == name).unwrap();
+            value
+        };
+        assert_eq!(value("flush_bytes").as_deref(), Some("1536KiB"));
+        assert_eq!(value("flush_rows").as_deref(), Some("7"));
+        assert_eq!(value("flush_age").as_deref(), Some("1m 30s"));
+        assert_eq!(
+            value("query_timeout").as_deref(),
+            Some("60s"),
+            "the default's spelling"
+        );
+        assert_eq!(value("init"), None);
+        for (setting, value) in settings.values() {
+            let Some(value) = value else { continue };
+            let text = format!("{} = {}", setting.name, toml::Value::from(value));
+            assert!(resolve_file(&text).is_ok(), "{text}");
         }
     }
 

@@ -140,6 +140,7 @@ impl Engine {
             shard_key: None,
             shards: Some(1),
             keeps_rest: false,
+            comments: Default::default(),
         })?;
         Ok(None)
     }

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use lambdalake_data::DataError;
 use lambdalake_serving::engine::{
-    self as port, AlterSpec, Answer, EngineError, ErrorKind, Health, IngestReply, IngestRequest,
-    QueryRequest, StreamSpec, ViewSpec,
+    self as port, AlterSpec, Answer, CommentSpec, EngineError, ErrorKind, Health, IngestReply,
+    IngestRequest, QueryRequest, StreamSpec, ViewSpec,
 };
+use lambdalake_serving::query::Moment;
+use lambdalake_serving::system::System;
 use lambdalake_speed::SpeedError;
 use lambdalake_views::ViewError;
 use serde_json::Value;
@@ -147,6 +149,12 @@ impl port::Engine for Port {
             .await?
     }
 
+    async fn comment(&self, spec: CommentSpec) -> Result<(), EngineError> {
+        self.0
+            .off_io(move |engine| engine.set_comment(spec))
+            .await?
+    }
+
     async fn flush(&self, stream: Option<&str>) -> Result<(), EngineError> {
         let streams = match stream {
             Some(name) => vec![
@@ -239,10 +247,12 @@ impl port::Engine for Port {
     }
 
     async fn query(&self, request: QueryRequest) -> Result<Answer, EngineError> {
-        let snapshot = self.0.publisher.snapshot();
-        self.0
-            .queries
-            .run(snapshot, request, self.0.clock.now_micros())
-            .await
+        let system = Arc::clone(&self.0) as Arc<dyn System>;
+        let moment = Moment {
+            snapshot: self.0.publisher.snapshot(),
+            system,
+            now_micros: self.0.clock.now_micros(),
+        };
+        self.0.queries.run(moment, request).await
     }
 }

@@ -1,11 +1,14 @@
 //! The one integration-test binary: one link instead of one for each file.
 
 mod bad_input;
+mod catalog;
 mod client;
 mod equivalence;
+mod insert;
 mod invariant;
 mod layering;
 mod old_formats;
+mod pruning;
 mod real_log;
 mod restart;
 mod schema_change;

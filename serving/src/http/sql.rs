@@ -62,7 +62,12 @@ async fn run(
         }
         other => {
             ticket
-                .run(catalog::carry_out(app.engine.as_ref(), other, query))
+                .run(catalog::carry_out(
+                    app.engine.as_ref(),
+                    other,
+                    query,
+                    &app.limits,
+                ))
                 .await??
         }
     };

@@ -5,5 +5,6 @@ mod client;
 mod errors;
 mod fake;
 mod ingest;
+mod insert;
 mod lifecycle;
 mod statements;

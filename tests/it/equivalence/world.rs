@@ -76,6 +76,7 @@ impl World {
             shard_key: shard_key.map(str::to_owned),
             shards: Some(shards),
             keeps_rest: false,
+            comments: Default::default(),
         };
         let made = world.runtime.block_on(world.port().create_stream(spec));
         made.expect("create the stream");
