@@ -11,10 +11,11 @@
 //! queries and maps events, `batch` recomputes with fewer threads and its own memory.
 
 mod columns;
+mod comments;
 mod describe;
 mod flush;
-mod ingest;
 mod health;
+mod ingest;
 mod maintenance;
 mod meters;
 mod port;

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use arrow::array::RecordBatch;
 use arrow::compute::SortOptions;
 use arrow::datatypes::SchemaRef;
+use datafusion::error::DataFusionError;
 use datafusion::execution::TaskContext;
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_expr::{LexOrdering, PhysicalSortExpr};
@@ -14,10 +15,12 @@ use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMergeExec;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use futures::StreamExt;
+use lambdalake_data::bounds::{ColumnBounds, bounds_of, widen};
 use lambdalake_data::disk::{Disk, StagedWriter};
 use lambdalake_data::master::writer_properties;
 use lambdalake_data::publication::StatesFile;
 use lambdalake_data::scan::{ScanFile, parquet_scan};
+use lambdalake_data::through::ThroughExec;
 use lambdalake_views::View;
 use parquet::arrow::ArrowWriter;
 
@@ -77,23 +80,30 @@ pub async fn run(
         None,
         partitions,
     )?;
-    let counted = Arc::new(crate::count::CountExec::new(scan, Arc::clone(progress)));
+    let counted = Arc::new(counted(scan, Arc::clone(progress)));
     let counted = lambdalake_data::scan::cast_to(counted, &input)?;
     let states = job.view.combine(job.view.map(counted)?)?;
     let sorted = sorted_by_key(states, job.view.key_columns())?;
     let files = write_states(job, disk, sorted, task, progress).await?;
-    let new: Vec<ScanFile> = files
-        .iter()
-        .map(|f| ScanFile {
-            path: f.path.clone(),
-            bytes: f.bytes,
-        })
-        .collect();
+    let new: Vec<ScanFile> = files.iter().map(ScanFile::of_states).collect();
     let audit = match &job.previous {
         Some(previous) => audit(&job.view, previous, &new, task).await?,
         None => Audit::NothingToCompare,
     };
     Ok(RecomputeOutput { files, audit })
+}
+
+/// Counts the events read, and ends the run once it is cancelled.
+fn counted(scan: Arc<dyn ExecutionPlan>, progress: Arc<Progress>) -> ThroughExec {
+    let watch = move |batch: &RecordBatch| {
+        if progress.cancelled.load(Ordering::Relaxed) {
+            return Err(DataFusionError::External(Box::new(BatchError::Cancelled)));
+        }
+        let rows = batch.num_rows() as u64;
+        progress.rows_read.fetch_add(rows, Ordering::Relaxed);
+        Ok(())
+    };
+    ThroughExec::new("CountExec", "events read".to_owned(), scan).watched_by(Arc::new(watch))
 }
 
 /// Sorts by the leading key columns, merging partitions into one. Spills under pressure.
@@ -148,8 +158,15 @@ pub struct StatesWriter<'a> {
     disk: &'a Arc<dyn Disk>,
     prefix: String,
     schema: SchemaRef,
-    open: Option<(String, u64, ArrowWriter<StagedWriter>)>,
+    open: Option<OpenFile>,
     done: Vec<StatesFile>,
+}
+
+struct OpenFile {
+    path: String,
+    rows: u64,
+    bounds: Vec<ColumnBounds>,
+    writer: ArrowWriter<StagedWriter>,
 }
 
 impl<'a> StatesWriter<'a> {
@@ -174,10 +191,15 @@ impl<'a> StatesWriter<'a> {
             let properties = Some(writer_properties()?);
             let writer = ArrowWriter::try_new(staged, Arc::clone(&self.schema), properties)
                 .map_err(lambdalake_data::DataError::from)?;
-            self.open = Some((path, 0, writer));
+            self.open = Some(OpenFile {
+                path,
+                rows: 0,
+                bounds: Vec::new(),
+                writer,
+            });
         }
         let mut full = false;
-        if let Some((_, rows, writer)) = &mut self.open {
+        if let Some(open) = &mut self.open {
             // The plan's field names and nullability may differ from the stored ones.
             let batch = batch
                 .clone()
@@ -185,26 +207,30 @@ impl<'a> StatesWriter<'a> {
                 .or_else(|_| {
                     RecordBatch::try_new(Arc::clone(&self.schema), batch.columns().to_vec())
                 })?;
+            let writer = &mut open.writer;
             writer
                 .write(&batch)
                 .map_err(lambdalake_data::DataError::from)?;
-            *rows += batch.num_rows() as u64;
+            open.rows += batch.num_rows() as u64;
+            widen(&mut open.bounds, bounds_of(&batch, None));
             full = writer.bytes_written() + writer.in_progress_size() > STATES_FILE_BYTES;
         }
         if full { self.close() } else { Ok(()) }
     }
 
     fn close(&mut self) -> Result<(), BatchError> {
-        if let Some((path, rows, writer)) = self.open.take() {
-            let staged = writer
+        if let Some(open) = self.open.take() {
+            let staged = open
+                .writer
                 .into_inner()
                 .map_err(lambdalake_data::DataError::from)?;
             let (bytes, crc32c) = staged.publish()?;
             self.done.push(StatesFile {
-                path,
-                rows,
+                path: open.path,
+                rows: open.rows,
                 bytes,
                 crc32c,
+                bounds: open.bounds,
             });
         }
         Ok(())

@@ -9,7 +9,6 @@
 //! This crate knows neither HTTP nor the tail.
 
 pub mod audit;
-mod count;
 pub mod error;
 pub mod history;
 pub mod job;

@@ -4,6 +4,7 @@
 //! This crate knows no views, no HTTP and no threads of its own; everything in it is called
 //! by the layers above. It depends on no other crate of the workspace.
 
+pub mod bounds;
 pub mod clock;
 pub mod cut;
 pub mod delta;
@@ -17,6 +18,7 @@ pub mod scan;
 pub mod schema;
 pub mod store;
 pub mod tail;
+pub mod through;
 pub mod widen;
 
 pub use clock::{Clock, SystemClock};

@@ -14,6 +14,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 
+use crate::bounds::bounds_of;
 use crate::cut::CutRange;
 use crate::disk::{Disk, StagedWriter};
 use crate::error::{DataError, Result};
@@ -60,6 +61,8 @@ pub fn write_part(
     let sorted = sort_events(&events, definition.event_time.as_deref())?;
     drop(events);
 
+    let bounds = bounds_of(&sorted, definition.event_time.as_deref());
+
     let name = new_name(version);
     let path = format!("{}/{name}", definition.master_folder());
     let (bytes, crc32c) = write_parquet(disk, &path, &schema, [sorted])?;
@@ -72,6 +75,7 @@ pub fn write_part(
         crc32c,
         schema_id: definition.schema_id,
         version,
+        bounds,
     }))
 }
 

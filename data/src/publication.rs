@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::bounds::ColumnBounds;
 use crate::cut::{Cut, CutRange};
 use crate::disk::Disk;
 use crate::error::{DataError, Result};
@@ -33,6 +34,9 @@ pub struct MasterFile {
     pub schema_id: u32,
     /// The master version that brought it.
     pub version: u64,
+    /// Of its time columns; empty in entries of older versions.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub bounds: Vec<ColumnBounds>,
 }
 
 /// A Parquet file of view states.
@@ -43,6 +47,9 @@ pub struct StatesFile {
     pub rows: u64,
     pub bytes: u64,
     pub crc32c: u32,
+    /// Of its time columns, keys of the view first; empty in entries of older versions.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub bounds: Vec<ColumnBounds>,
 }
 
 /// States of the events in `range`, in zero or more files (none if there are no states).
@@ -62,6 +69,21 @@ pub struct ViewVersion {
     pub run_id: String,
 }
 
+/// What people say about a stream or view and its columns.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Comments {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub table: Option<String>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub columns: BTreeMap<String, String>,
+}
+
+impl Comments {
+    pub fn is_empty(&self) -> bool {
+        self.table.is_none() && self.columns.is_empty()
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StreamState {
     pub definition: StreamDefinition,
@@ -71,6 +93,8 @@ pub struct StreamState {
     pub cut: Cut,
     pub files: Vec<MasterFile>,
     pub created_at_micros: i64,
+    #[serde(default, skip_serializing_if = "Comments::is_empty")]
+    pub comments: Comments,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -91,6 +115,8 @@ pub struct ViewState {
     /// mapped again from the master dataset.
     pub panes: Vec<StoredPane>,
     pub created_at_micros: i64,
+    #[serde(default, skip_serializing_if = "Comments::is_empty")]
+    pub comments: Comments,
 }
 
 impl ViewState {

@@ -18,18 +18,52 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::projection::ProjectionExec;
 
+use crate::bounds::{ColumnBounds, offset_bounds, statistics};
 use crate::cut::CutRange;
 use crate::error::Result;
+use crate::publication::{MasterFile, StatesFile};
 use crate::schema::{OFFSET, SHARD};
 
 /// Where the engine's object store is registered.
 pub const STORE_URL: &str = "lake://root";
 
-/// A file to read: its path below the data root and its length.
+/// A file to read.
 #[derive(Clone, Debug)]
 pub struct ScanFile {
+    /// Below the data root.
     pub path: String,
     pub bytes: u64,
+    pub rows: u64,
+    /// Of the columns whose bounds are known without opening the file; may be empty.
+    pub bounds: Vec<ColumnBounds>,
+}
+
+impl ScanFile {
+    /// A file of the master dataset in `folder`.
+    pub fn of_master(folder: &str, file: &MasterFile) -> Self {
+        let mut bounds = file.bounds.clone();
+        bounds.extend(offset_bounds(&file.range));
+        Self {
+            path: format!("{folder}/{}", file.path),
+            bytes: file.bytes,
+            rows: file.rows,
+            bounds,
+        }
+    }
+
+    /// A file of view states.
+    pub fn of_states(file: &StatesFile) -> Self {
+        Self {
+            path: file.path.clone(),
+            bytes: file.bytes,
+            rows: file.rows,
+            bounds: file.bounds.clone(),
+        }
+    }
+
+    pub(crate) fn bounds_of(&self, column: &str) -> Option<&ColumnBounds> {
+        self.bounds.iter().find(|bounds| bounds.column == column)
+    }
 }
 
 /// Reads `files` in `partitions` streams. `projection` indexes `schema`; a column that a
@@ -55,7 +89,7 @@ pub fn parquet_scan(
         source = source.with_predicate(predicate).with_pushdown_filters(true);
     }
     let config = FileScanConfigBuilder::new(ObjectStoreUrl::parse(STORE_URL)?, Arc::new(source))
-        .with_file_groups(spread(files, partitions))
+        .with_file_groups(spread(files, schema, partitions))
         .with_projection_indices(projection.map(<[usize]>::to_vec))?
         .with_limit(limit)
         .build();
@@ -63,15 +97,17 @@ pub fn parquet_scan(
 }
 
 /// Puts each file into the group that has the fewest bytes so far.
-fn spread(files: &[ScanFile], partitions: usize) -> Vec<FileGroup> {
+fn spread(files: &[ScanFile], schema: &SchemaRef, partitions: usize) -> Vec<FileGroup> {
     let groups = partitions.clamp(1, files.len());
     let mut spread: Vec<(u64, Vec<PartitionedFile>)> = vec![(0, Vec::new()); groups];
     for file in files {
         if let Some(group) = spread.iter_mut().min_by_key(|group| group.0) {
             group.0 += file.bytes;
-            group
-                .1
-                .push(PartitionedFile::new(file.path.clone(), file.bytes));
+            let mut part = PartitionedFile::new(file.path.clone(), file.bytes);
+            if !file.bounds.is_empty() {
+                part = part.with_statistics(Arc::new(statistics(file, schema)));
+            }
+            group.1.push(part);
         }
     }
     spread

@@ -15,6 +15,7 @@ use bytes::Bytes;
 use datafusion::execution::SendableRecordBatchStream;
 use futures::Stream;
 use lambdalake_data::input::{Encoding, InputOptions};
+use lambdalake_data::publication::Comments;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -40,6 +41,8 @@ pub trait Engine: Send + Sync + 'static {
     async fn drop_stream(&self, name: &str, if_exists: bool) -> Result<(), EngineError>;
     /// Removes a view. NotFound unless `if_exists`.
     async fn drop_view(&self, name: &str, if_exists: bool) -> Result<(), EngineError>;
+    /// Sets or removes a comment, durably. NotFound if there is no such stream, view or column.
+    async fn comment(&self, spec: CommentSpec) -> Result<(), EngineError>;
     /// Moves everything acknowledged into the master dataset; of one stream, or of all.
     async fn flush(&self, stream: Option<&str>) -> Result<(), EngineError>;
     /// Starts a recompute and returns its run id. NotFound for an unknown view, Conflict while
@@ -155,6 +158,8 @@ pub struct StreamSpec {
     pub input: InputOptions,
     /// Rows that do not fit the columns are kept in the column `_rest` instead of rejected.
     pub keeps_rest: bool,
+    /// What the statement says about the stream and its columns.
+    pub comments: Comments,
 }
 
 /// Changes of a stream's columns: all of them or none.
@@ -185,6 +190,37 @@ pub enum ColumnChange {
     },
     /// `SET (on_conflict = 'rest')`: the stream gets the column `_rest`.
     KeepRest,
+}
+
+/// A comment to set or to remove.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CommentSpec {
+    pub target: CommentTarget,
+    /// `None` removes it.
+    pub text: Option<String>,
+}
+
+/// What a comment is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CommentTarget {
+    Stream(String),
+    View(String),
+    /// A column of a stream or view.
+    Column {
+        table: String,
+        column: String,
+    },
+}
+
+/// Rows to add to a stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InsertSpec {
+    /// The stream's name.
+    pub stream: String,
+    /// The columns that the source's columns go to, in order; `None`: the stream's first ones.
+    pub columns: Option<Vec<String>>,
+    /// The query whose rows are added.
+    pub source: String,
 }
 
 /// A view to make.
@@ -268,6 +304,18 @@ pub struct QueryStats {
     pub batch_version: Option<u64>,
     /// Events after the batch cut (for a stream: not flushed yet); the answer has them.
     pub lag_events: u64,
+    /// Files of the tables that were asked, before any was ruled out.
+    pub files_total: AtomicU64,
+    /// Of these, the files that the plan may open; the others were ruled out by their bounds.
+    pub files_read: AtomicU64,
+    /// Row groups of the files that were opened. Known at the end, like all below.
+    pub row_groups_total: AtomicU64,
+    /// Of these, what their statistics did not rule out.
+    pub row_groups_read: AtomicU64,
+    /// Rows decoded from files or taken from memory, before filters above the scan.
+    pub rows_scanned: AtomicU64,
+    /// Bytes read from files.
+    pub bytes_scanned: AtomicU64,
 }
 
 impl QueryStats {
@@ -283,6 +331,12 @@ impl QueryStats {
         self.rows_read.fetch_add(events, Ordering::Relaxed);
     }
 
+    /// Counts files of a table, and those of them that may hold a match.
+    pub(crate) fn count_files(&self, total: usize, read: usize) {
+        self.files_total.fetch_add(total as u64, Ordering::Relaxed);
+        self.files_read.fetch_add(read as u64, Ordering::Relaxed);
+    }
+
     /// The `stats` object of an answer.
     pub fn to_json(&self, elapsed: Duration) -> Value {
         let mut stats = json!({
@@ -291,6 +345,12 @@ impl QueryStats {
             "from_batch": self.from_batch.load(Ordering::Relaxed),
             "from_speed": self.from_speed.load(Ordering::Relaxed),
             "lag_events": self.lag_events,
+            "files_total": self.files_total.load(Ordering::Relaxed),
+            "files_read": self.files_read.load(Ordering::Relaxed),
+            "row_groups_total": self.row_groups_total.load(Ordering::Relaxed),
+            "row_groups_read": self.row_groups_read.load(Ordering::Relaxed),
+            "rows_scanned": self.rows_scanned.load(Ordering::Relaxed),
+            "bytes_scanned": self.bytes_scanned.load(Ordering::Relaxed),
         });
         if let Some(freshness_ms) = self.freshness_ms {
             stats["freshness_ms"] = freshness_ms.into();

@@ -16,13 +16,16 @@ pub mod encode;
 pub mod engine;
 pub mod error;
 pub mod http;
-mod layer_exec;
+mod insert;
 pub mod limits;
 pub mod metrics;
 pub mod params;
 pub mod query;
+mod running;
+mod scan_stats;
 pub mod snapshot;
 pub mod statement;
+pub mod system;
 mod tables;
 
 pub use engine::{Engine, EngineError, ErrorKind};

@@ -6,7 +6,6 @@
 //! no hosts, no DDL, no settings.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 use arrow::array::RecordBatch;
 use datafusion::catalog::{
@@ -14,15 +13,15 @@ use datafusion::catalog::{
     SchemaProvider, TableProvider,
 };
 use datafusion::common::TableReference;
-use datafusion::datasource::ViewTable;
+use datafusion::datasource::{MemTable, ViewTable};
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::context::{SQLOptions, SessionContext};
 use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::object_store::{ObjectStoreRegistry, ObjectStoreUrl};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::{SessionState, SessionStateBuilder, SessionStateDefaults};
-use datafusion::physical_plan::execute_stream;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::SessionConfig;
 use futures::StreamExt;
 use lambdalake_data::disk::Disk;
@@ -37,11 +36,14 @@ use url::Url;
 
 use crate::engine::{Answer, EngineError, ErrorKind, Layer, QueryRequest, QueryStats};
 use crate::params;
+use crate::running::RunningQueries;
+use crate::scan_stats;
 use crate::snapshot::Snapshot;
+use crate::system::{self, Source, System};
 use crate::tables::{FinishedTable, StreamTable};
 
 const CATALOG: &str = "lambdalake";
-const SCHEMA: &str = "public";
+const SCHEMA: &str = system::PUBLIC;
 
 /// Batches that wait for a slow reader of an answer; the query pauses beyond them.
 const ANSWER_BATCHES: usize = 2;
@@ -110,6 +112,14 @@ pub fn session_config(partitions: usize) -> SessionConfig {
 pub struct Queries {
     runtime: Handle,
     base: SessionState,
+    running: RunningQueries,
+}
+
+/// What queries read: one snapshot, and what only the engine knows beside it.
+pub struct Moment {
+    pub snapshot: Arc<Snapshot>,
+    pub system: Arc<dyn System>,
+    pub now_micros: i64,
 }
 
 impl Queries {
@@ -123,16 +133,19 @@ impl Queries {
             .with_window_functions(SessionStateDefaults::default_window_functions())
             .with_expr_planners(SessionStateDefaults::default_expr_planners())
             .build();
-        Self { runtime, base }
+        Self {
+            runtime,
+            base,
+            running: RunningQueries::default(),
+        }
     }
 
     /// Plans and starts a query. The first error of planning comes back here; errors of
     /// execution come through the stream.
     pub async fn run(
         self: &Arc<Self>,
-        snapshot: Arc<Snapshot>,
+        moment: Moment,
         request: QueryRequest,
-        now_micros: i64,
     ) -> Result<Answer, EngineError> {
         let (sender, receiver) = mpsc::channel::<Result<RecordBatch>>(ANSWER_BATCHES);
         let (started, starting) = tokio::sync::oneshot::channel();
@@ -141,12 +154,10 @@ impl Queries {
         work.spawn_on(
             async move {
                 let max_rows = request.max_rows;
-                let stream = queries.start(&snapshot, &request, now_micros).await;
-                let (mut stream, head) = match stream {
-                    Ok((stream, stats)) => {
-                        let schema = stream.schema();
-                        (stream, Ok((schema, stats)))
-                    }
+                let listed = queries.running.begin(&request, moment.now_micros);
+                let stream = queries.start(&moment, &request).await;
+                let (mut stream, plan, stats) = match stream {
+                    Ok(started) => started,
                     Err(error) => {
                         let error = EngineError::from_datafusion(error);
                         if started.send(Err(error)).is_err() {
@@ -155,13 +166,15 @@ impl Queries {
                         return;
                     }
                 };
-                if started.send(head).is_err() {
+                let head = (stream.schema(), Arc::clone(&stats));
+                if started.send(Ok(head)).is_err() {
                     return;
                 }
                 let mut rows = 0;
                 while let Some(batch) = stream.next().await {
                     let batch = batch.and_then(|batch| {
                         rows += batch.num_rows() as u64;
+                        listed.count(batch.num_rows() as u64);
                         if rows > max_rows {
                             Err(over_row_limit(max_rows))
                         } else {
@@ -173,6 +186,8 @@ impl Queries {
                         return;
                     }
                 }
+                // Before the channel closes: who sees the end of the rows sees the counters.
+                scan_stats::add(plan.as_ref(), &stats);
             }
             // The request's span: lines written on this runtime name the request too.
             .in_current_span(),
@@ -204,24 +219,25 @@ impl Queries {
 
     async fn start(
         &self,
-        snapshot: &Arc<Snapshot>,
+        moment: &Moment,
         request: &QueryRequest,
-        now_micros: i64,
     ) -> Result<(
         datafusion::execution::SendableRecordBatchStream,
+        Arc<dyn ExecutionPlan>,
         Arc<QueryStats>,
     )> {
         let dialect = self.base.config().options().sql_parser.dialect;
         let mut statement = self.base.sql_to_statement(&request.sql, &dialect)?;
         params::bind(&mut statement, &request.params)?;
         let names = self.base.resolve_table_references(&statement)?;
-        let stats = Arc::new(stats_of(snapshot, &names, now_micros));
+        let stats = Arc::new(stats_of(&moment.snapshot, &names, moment.now_micros));
         let tables = Arc::new(MemorySchemaProvider::new());
         for name in &names {
-            register(snapshot, name, request.layer, &stats, &tables)?;
+            register(&moment.snapshot, name, request.layer, &stats, &tables)?;
         }
         let catalog = Arc::new(MemoryCatalogProvider::new());
         catalog.register_schema(SCHEMA, tables)?;
+        self.register_system_tables(moment, &names, &catalog)?;
         let catalogs = Arc::new(MemoryCatalogProviderList::new());
         datafusion::catalog::CatalogProviderList::register_catalog(
             catalogs.as_ref(),
@@ -239,7 +255,46 @@ impl Queries {
             .verify_plan(&plan)?;
         let context = SessionContext::new_with_state(state.clone());
         let physical = state.create_physical_plan(&plan).await?;
-        Ok((execute_stream(physical, context.task_ctx())?, stats))
+        let stream = execute_stream(Arc::clone(&physical), context.task_ctx())?;
+        Ok((stream, physical, stats))
+    }
+
+    /// Puts the system tables among `names` into the schemas they belong to.
+    fn register_system_tables(
+        &self,
+        moment: &Moment,
+        names: &[TableReference],
+        catalog: &MemoryCatalogProvider,
+    ) -> Result<()> {
+        let running = self.running.rows();
+        let source = Source {
+            snapshot: &moment.snapshot,
+            system: moment.system.as_ref(),
+            queries: &running,
+            now_micros: moment.now_micros,
+        };
+        for name in names {
+            if name.catalog().is_some_and(|catalog| catalog != CATALOG) {
+                continue;
+            }
+            let Some(table) = name.schema().and_then(|s| system::find(s, name.table())) else {
+                continue;
+            };
+            let schema = match catalog.schema(table.schema) {
+                Some(schema) => schema,
+                None => {
+                    let schema: Arc<dyn SchemaProvider> = Arc::new(MemorySchemaProvider::new());
+                    catalog.register_schema(table.schema, Arc::clone(&schema))?;
+                    schema
+                }
+            };
+            if !schema.table_exist(table.name) {
+                let batch = table.batch(&source)?;
+                let rows = MemTable::try_new(batch.schema(), vec![vec![batch]])?;
+                schema.register_table(table.name.to_owned(), Arc::new(rows))?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -310,11 +365,9 @@ fn stats_of(snapshot: &Snapshot, names: &[TableReference], now_micros: i64) -> Q
         newest = newest.max(stream.last_ingested_at_micros);
     }
     QueryStats {
-        rows_read: AtomicU64::new(0),
-        from_batch: AtomicU64::new(0),
-        from_speed: AtomicU64::new(0),
         freshness_ms: newest.map(|at| (now_micros.saturating_sub(at).max(0) / 1000) as u64),
         batch_version: version,
         lag_events: lag,
+        ..QueryStats::default()
     }
 }

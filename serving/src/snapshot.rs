@@ -60,11 +60,10 @@ pub struct StreamSnapshot {
 impl StreamSnapshot {
     pub fn master_files(&self) -> Vec<ScanFile> {
         let folder = self.definition.master_folder();
-        let file = |file: &lambdalake_data::publication::MasterFile| ScanFile {
-            path: format!("{folder}/{}", file.path),
-            bytes: file.bytes,
-        };
-        self.state.files.iter().map(file).collect()
+        let files = self.state.files.iter();
+        files
+            .map(|file| ScanFile::of_master(&folder, file))
+            .collect()
     }
 
     pub fn master_rows(&self) -> u64 {
@@ -135,11 +134,7 @@ impl ViewSnapshot {
 
 /// States files as the scan takes them.
 pub fn scan_files(files: &[StatesFile]) -> Vec<ScanFile> {
-    let scan = |file: &StatesFile| ScanFile {
-        path: file.path.clone(),
-        bytes: file.bytes,
-    };
-    files.iter().map(scan).collect()
+    files.iter().map(ScanFile::of_states).collect()
 }
 
 /// Everything at one moment.

@@ -8,7 +8,10 @@
 
 mod alter;
 mod columns;
+mod comment;
+mod insert;
 mod options;
+mod show;
 
 use datafusion::sql::sqlparser::ast::{
     self, CreateTable, CreateTableOptions, CreateView, DescribeAlias, Ident, ObjectName,
@@ -21,7 +24,10 @@ use datafusion::sql::sqlparser::tokenizer::{
     Location, Token, TokenWithSpan, Tokenizer, Whitespace,
 };
 
-use crate::engine::{AlterSpec, StreamSpec, ViewSpec};
+use lambdalake_data::publication::Comments;
+
+pub use self::show::Pattern;
+use crate::engine::{AlterSpec, CommentSpec, InsertSpec, StreamSpec, ViewSpec};
 use crate::error::EngineError;
 
 /// Characters of a stream's or view's name: names become folders and metric labels.
@@ -32,7 +38,7 @@ const MAX_DEPTH: usize = 64;
 
 /// What this engine understands, for the hint of every refusal.
 const UNDERSTOOD: &str = "understood are SELECT, WITH, VALUES, EXPLAIN, SHOW TABLES, DESCRIBE, \
-     CREATE TABLE, ALTER TABLE, CREATE MATERIALIZED VIEW, REFRESH MATERIALIZED VIEW, DROP and FLUSH";
+     INSERT, COMMENT ON, CREATE TABLE, ALTER TABLE, CREATE MATERIALIZED VIEW, REFRESH MATERIALIZED VIEW, DROP and FLUSH";
 
 /// One statement that this engine carries out.
 #[derive(Debug, Clone, PartialEq)]
@@ -54,9 +60,13 @@ pub enum Statement {
     },
     /// `REFRESH MATERIALIZED VIEW v`.
     Refresh(String),
-    /// `SHOW TABLES`.
-    ShowTables,
-    /// `DESCRIBE t`; a qualified name such as `lambdalake.runs` keeps its dot.
+    /// `INSERT INTO stream ...`.
+    Insert(InsertSpec),
+    /// `COMMENT ON ... IS ...`.
+    Comment(CommentSpec),
+    /// `SHOW TABLES`, of all names or of those like a pattern.
+    ShowTables(Option<Pattern>),
+    /// `DESCRIBE t` or `SHOW COLUMNS FROM t`; a qualified name such as `lambdalake.runs` keeps its dot.
     Describe(String),
     /// `FLUSH` (all) or `FLUSH stream`.
     Flush(Option<String>),
@@ -100,7 +110,8 @@ impl Statement {
             ["REFRESH", ..] => parse_refresh(&mut parser)?,
             _ => {
                 let parsed = parser.parse_statement().map_err(EngineError::from_parser)?;
-                classify(parsed, sql, &tokens)?
+                let statement = classify(parsed, sql, &tokens)?;
+                with_table_comment(statement, &mut parser)?
             }
         };
         expect_end(&mut parser)?;
@@ -109,7 +120,10 @@ impl Statement {
 
     /// Whether a GET may run it.
     pub fn is_read_only(&self) -> bool {
-        matches!(self, Self::Query(_) | Self::ShowTables | Self::Describe(_))
+        matches!(
+            self,
+            Self::Query(_) | Self::ShowTables(_) | Self::Describe(_)
+        )
     }
 }
 
@@ -142,12 +156,15 @@ fn classify(parsed: Parsed, sql: &str, tokens: &[TokenWithSpan]) -> Result<State
         Parsed::ExplainTable { table_name, .. } => {
             Ok(Statement::Describe(qualified_name(&table_name)?))
         }
-        Parsed::ShowTables { show_options, .. } => {
-            if show_options.show_in.is_some() || show_options.filter_position.is_some() {
-                return Err(unsupported("SHOW TABLES takes no IN, LIKE or WHERE"));
-            }
-            Ok(Statement::ShowTables)
-        }
+        Parsed::ShowTables { show_options, .. } => show::show_tables(show_options),
+        Parsed::ShowColumns { show_options, .. } => show::show_columns(show_options),
+        Parsed::Insert(asked) => insert::insert(asked).map(Statement::Insert),
+        Parsed::Comment {
+            object_type,
+            object_name,
+            comment,
+            if_exists: false,
+        } => comment::comment_on(object_type, &object_name, comment).map(Statement::Comment),
         Parsed::AlterTable(alter) => alter::alter_stream(alter).map(Statement::AlterStream),
         Parsed::CreateTable(create) => create_stream(create).map(Statement::CreateStream),
         Parsed::CreateView(create) => {
@@ -205,7 +222,8 @@ fn create_stream(create: CreateTable) -> Result<StreamSpec, EngineError> {
     }
     let name = table_name(&create.name)?;
     let fields = columns::fields(&create.columns)?;
-    let options = options::stream_options(with_options(create.table_options)?)?;
+    let (options, table_comment) = table_options(create.table_options)?;
+    let options = options::stream_options(options)?;
     options.check_against(&fields)?;
     Ok(StreamSpec {
         name,
@@ -216,7 +234,38 @@ fn create_stream(create: CreateTable) -> Result<StreamSpec, EngineError> {
         shards: options.shards,
         keeps_rest: options.keeps_rest,
         input: options.input,
+        comments: Comments {
+            table: table_comment,
+            columns: comment::of_columns(&create.columns)?,
+        },
     })
+}
+
+/// The options of a table, and its comment if that stands alone.
+fn table_options(
+    options: CreateTableOptions,
+) -> Result<(Vec<ast::SqlOption>, Option<String>), EngineError> {
+    if let CreateTableOptions::Plain(plain) = &options
+        && let [ast::SqlOption::Comment(text)] = &plain[..]
+    {
+        return Ok((Vec::new(), Some(comment::of_table(text.clone())?)));
+    }
+    Ok((with_options(options)?, None))
+}
+
+/// `COMMENT 'text'` after the WITH of a CREATE TABLE, which the parser leaves over.
+fn with_table_comment(
+    mut statement: Statement,
+    parser: &mut Parser<'_>,
+) -> Result<Statement, EngineError> {
+    if let Statement::CreateStream(spec) = &mut statement
+        && let Some(text) = parser
+            .parse_optional_inline_comment()
+            .map_err(EngineError::from_parser)?
+    {
+        spec.comments.table = Some(comment::of_table(text)?);
+    }
+    Ok(statement)
 }
 
 fn create_view(create: CreateView, select: String) -> Result<ViewSpec, EngineError> {
@@ -238,6 +287,10 @@ fn create_view(create: CreateView, select: String) -> Result<ViewSpec, EngineErr
         (
             create.to.is_some() || !create.cluster_by.is_empty(),
             "TO or CLUSTER BY",
+        ),
+        (
+            create.comment.is_some(),
+            "COMMENT: write COMMENT ON MATERIALIZED VIEW afterwards",
         ),
     ];
     if let Some((_, what)) = refused.iter().find(|(present, _)| *present) {
@@ -338,7 +391,7 @@ fn refuse_by_first_words(words: &[&str]) -> Result<(), EngineError> {
         ));
     };
     let hint = match (*first, &words[1..]) {
-        ("INSERT" | "REPLACE", _) => "send rows to POST /api/v1/streams/{stream}/events",
+        ("REPLACE", _) => "send rows to POST /api/v1/streams/{stream}/events",
         ("UPDATE" | "DELETE" | "MERGE" | "TRUNCATE", _) => "events are immutable",
         ("COPY" | "UNLOAD" | "EXPORT" | "IMPORT", _) => {
             "SQL cannot read or write files here; use the format parameter of a query"
@@ -358,8 +411,8 @@ fn refuse_by_first_words(words: &[&str]) -> Result<(), EngineError> {
         (
             "ATTACH" | "DETACH" | "GRANT" | "REVOKE" | "PREPARE" | "EXECUTE" | "DEALLOCATE"
             | "ANALYZE" | "VACUUM" | "CALL" | "LOAD" | "INSTALL" | "DECLARE" | "FETCH" | "CLOSE"
-            | "LOCK" | "COMMENT" | "CACHE" | "UNCACHE" | "MSCK" | "KILL" | "OPTIMIZE" | "LISTEN"
-            | "NOTIFY" | "DO" | "RENAME" | "UNLOCK" | "ASSERT",
+            | "LOCK" | "CACHE" | "UNCACHE" | "MSCK" | "KILL" | "OPTIMIZE" | "LISTEN" | "NOTIFY"
+            | "DO" | "RENAME" | "UNLOCK" | "ASSERT",
             _,
         ) => UNDERSTOOD,
         _ => return Ok(()),
@@ -490,6 +543,11 @@ fn fold(ident: &Ident) -> String {
 }
 
 fn qualified_name(name: &ObjectName) -> Result<String, EngineError> {
+    Ok(name_parts(name)?.join("."))
+}
+
+/// The folded parts of a name, at least one.
+fn name_parts(name: &ObjectName) -> Result<Vec<String>, EngineError> {
     let parts: Vec<String> = name
         .0
         .iter()
@@ -502,7 +560,7 @@ fn qualified_name(name: &ObjectName) -> Result<String, EngineError> {
             format!("{name} is not a name"),
         ));
     }
-    Ok(parts.join("."))
+    Ok(parts)
 }
 
 /// The name of a stream or view: one part, a letter first, at most 128 characters.

@@ -20,21 +20,69 @@ use datafusion::datasource::TableType;
 use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
+use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_expr::{PhysicalExpr, conjunction};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::filter::FilterExec;
 use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::union::UnionExec;
 use lambdalake_data::CutRange;
+use lambdalake_data::bounds::may_match;
 use lambdalake_data::scan::{ScanFile, cast_to, in_range, parquet_scan};
 use lambdalake_data::schema::adapt;
+use lambdalake_data::through::ThroughExec;
 
 use crate::engine::{Layer, QueryStats};
-use crate::layer_exec::LayerExec;
 use crate::snapshot::{StreamSnapshot, ViewSnapshot};
 
 fn external(error: impl std::error::Error + Send + Sync + 'static) -> DataFusionError {
     DataFusionError::External(Box::new(error))
+}
+
+/// Names a layer in EXPLAIN.
+fn layer(label: String, input: Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
+    Arc::new(ThroughExec::new("LayerExec", label, input))
+}
+
+/// Plans a scan of those files whose bounds do not rule the predicate out. Also their number
+/// and rows.
+struct PrunedScan {
+    plan: Arc<dyn ExecutionPlan>,
+    files: usize,
+    rows: u64,
+}
+
+/// What all scans of one table have in common.
+struct Reader<'a> {
+    schema: &'a SchemaRef,
+    predicate: Option<Arc<dyn PhysicalExpr>>,
+    partitions: usize,
+    stats: &'a QueryStats,
+}
+
+impl Reader<'_> {
+    fn scan(
+        &self,
+        files: &[ScanFile],
+        projection: Option<&[usize]>,
+        limit: Option<usize>,
+    ) -> Result<PrunedScan> {
+        let kept = may_match(files, self.schema, self.predicate.as_ref());
+        self.stats.count_files(files.len(), kept.len());
+        let plan = parquet_scan(
+            &kept,
+            self.schema,
+            projection,
+            self.predicate.clone(),
+            limit,
+            self.partitions,
+        );
+        Ok(PrunedScan {
+            plan: plan.map_err(external)?,
+            files: kept.len(),
+            rows: kept.iter().map(|file| file.rows).sum(),
+        })
+    }
 }
 
 /// A stream's events in one snapshot.
@@ -81,28 +129,38 @@ impl TableProvider for StreamTable {
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let stream = &self.stream;
         let mut inputs: Vec<Arc<dyn ExecutionPlan>> = Vec::new();
-        if self.layer != Layer::Speed && !stream.state.files.is_empty() {
+        if self.layer != Layer::Speed {
             self.stats.count_batch(stream.master_rows());
-            inputs.push(
-                parquet_scan(
-                    &stream.master_files(),
-                    &stream.schema,
-                    projection.map(Vec::as_slice),
-                    physical_filter(state, &stream.schema, filters)?,
-                    limit,
-                    state.config().target_partitions(),
-                )
-                .map_err(external)?,
+            let reader = Reader {
+                schema: &stream.schema,
+                predicate: physical_filter(state, &stream.schema, filters)?,
+                partitions: state.config().target_partitions(),
+                stats: &self.stats,
+            };
+            let files = stream.master_files();
+            let scan = reader.scan(&files, projection.map(Vec::as_slice), limit)?;
+            let label = format!(
+                "batch: master version {}, cut {}, {} of {} files may match, with {} of {} rows",
+                stream.state.master_version,
+                stream.state.cut,
+                scan.files,
+                files.len(),
+                scan.rows,
+                stream.master_rows()
             );
+            inputs.push(layer(label, scan.plan));
         }
         if self.layer != Layer::Batch {
             self.stats.count_speed(stream.tail_rows());
-            let tail = tail_batches(stream)?;
-            inputs.push(MemorySourceConfig::try_new_exec(
-                &[tail],
+            let tail = MemorySourceConfig::try_new_exec(
+                &[tail_batches(stream)?],
                 Arc::clone(&stream.schema),
                 projection.cloned(),
-            )?);
+            )?;
+            inputs.push(layer(
+                format!("speed: {} tail rows", stream.tail_rows()),
+                tail,
+            ));
         }
         union(inputs, || match projection {
             Some(indices) => Ok(Arc::new(stream.schema.project(indices)?)),
@@ -171,55 +229,82 @@ impl FinishedTable {
         predicate: Option<Arc<dyn PhysicalExpr>>,
         partitions: usize,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let (snapshot, view) = (&self.view, &self.view.view);
-        let schema = view.states_schema();
-        let stored = |files: &[ScanFile]| {
-            parquet_scan(files, &schema, None, predicate.clone(), None, partitions)
-                .map_err(external)
+        let snapshot = &self.view;
+        let schema = snapshot.view.states_schema();
+        let reader = Reader {
+            schema: &schema,
+            predicate,
+            partitions,
+            stats: &self.stats,
         };
-        let mut sides: Vec<Arc<dyn ExecutionPlan>> = Vec::new();
+        let mut sides = Vec::new();
         if self.layer != Layer::Speed {
             self.stats.count_batch(snapshot.batch_cut().events());
+            let files = snapshot.version_files();
+            let scan = reader.scan(&files, None, None)?;
             let label = match &snapshot.version {
-                Some(version) => format!("batch: version {}, cut {}", version.number, version.cut),
+                Some(version) => format!(
+                    "batch: version {}, cut {}, {} of {} files may match, with {} states",
+                    version.number,
+                    version.cut,
+                    scan.files,
+                    files.len(),
+                    scan.rows
+                ),
                 None => "batch: no version yet".to_owned(),
             };
-            sides.push(Arc::new(LayerExec::new(
-                label,
-                stored(&snapshot.version_files())?,
-            )));
+            sides.push(layer(label, scan.plan));
         }
         if self.layer != Layer::Batch {
             self.stats.count_speed(snapshot.lag_events());
-            let mut inputs: Vec<Arc<dyn ExecutionPlan>> = Vec::new();
-            if !snapshot.panes.is_empty() {
-                inputs.push(stored(&snapshot.pane_files())?);
-            }
-            for gap in snapshot.gaps() {
-                let states = map_gap(snapshot, &gap, partitions)?;
-                inputs.push(filtered(states, &predicate)?);
-            }
-            let mut open = Vec::new();
-            for part in &snapshot.stream.parts {
-                open.extend(part.states.states(snapshot, &part.part).await?);
-            }
-            if !open.is_empty() {
-                let open = MemorySourceConfig::try_new_exec(&[open], Arc::clone(&schema), None)?;
-                inputs.push(filtered(open, &predicate)?);
-            }
-            let label = format!(
-                "speed: {} events since {} in {} panes, {} gaps mapped from the master dataset, \
-                 {} tail events",
-                snapshot.lag_events(),
-                snapshot.batch_cut(),
-                snapshot.panes.len(),
-                snapshot.gaps().len(),
-                snapshot.stream.tail_rows()
-            );
-            let side = union(inputs, || Ok(Arc::clone(&schema)))?;
-            sides.push(Arc::new(LayerExec::new(label, side)));
+            sides.push(self.speed_states(&reader).await?);
         }
         union(sides, || Ok(Arc::clone(&schema)))
+    }
+
+    /// States of everything after the batch cut: panes, gaps and tail.
+    async fn speed_states(&self, reader: &Reader<'_>) -> Result<Arc<dyn ExecutionPlan>> {
+        let snapshot = &self.view;
+        let panes = snapshot.pane_files();
+        let gaps = snapshot.gaps();
+        let mut inputs = Vec::new();
+        let mut read = (0, 0);
+        if !panes.is_empty() {
+            let scan = reader.scan(&panes, None, None)?;
+            read = (scan.files, scan.rows);
+            inputs.push(scan.plan);
+        }
+        let mut mapped_files = 0;
+        for gap in &gaps {
+            let (states, files) = map_gap(snapshot, gap, reader.partitions)?;
+            reader.stats.count_files(files, files);
+            mapped_files += files;
+            inputs.push(filtered(states, &reader.predicate)?);
+        }
+        let mut open = Vec::new();
+        for part in &snapshot.stream.parts {
+            open.extend(part.states.states(snapshot, &part.part).await?);
+        }
+        if !open.is_empty() {
+            let schema = Arc::clone(reader.schema);
+            let open = MemorySourceConfig::try_new_exec(&[open], schema, None)?;
+            inputs.push(filtered(open, &reader.predicate)?);
+        }
+        let label = format!(
+            "speed: {} events since {} in {} panes, {} gaps mapped from the master dataset, \
+             {} tail events; {} of {} pane files may match, with {} states; {} master files mapped",
+            snapshot.lag_events(),
+            snapshot.batch_cut(),
+            snapshot.panes.len(),
+            gaps.len(),
+            snapshot.stream.tail_rows(),
+            read.0,
+            panes.len(),
+            read.1,
+            mapped_files
+        );
+        let side = union(inputs, || Ok(Arc::clone(reader.schema)))?;
+        Ok(layer(label, side))
     }
 }
 
@@ -233,12 +318,12 @@ fn filtered(
     }
 }
 
-/// Maps the master rows of a range that has no stored states.
+/// Maps the master rows of a range that has no stored states; also how many files they are in.
 fn map_gap(
     snapshot: &ViewSnapshot,
     gap: &CutRange,
     partitions: usize,
-) -> Result<Arc<dyn ExecutionPlan>> {
+) -> Result<(Arc<dyn ExecutionPlan>, usize)> {
     let stream = &snapshot.stream;
     let folder = stream.definition.master_folder();
     let mut whole = Vec::new();
@@ -249,10 +334,7 @@ fn map_gap(
         .iter()
         .filter(|file| file.range.overlaps(gap))
     {
-        let scan = ScanFile {
-            path: format!("{folder}/{}", file.path),
-            bytes: file.bytes,
-        };
+        let scan = ScanFile::of_master(&folder, file);
         let part = if gap.contains(&file.range) {
             &mut whole
         } else {
@@ -268,7 +350,8 @@ fn map_gap(
         let range = in_range(&stream.schema, gap).map_err(external)?;
         inputs.push(map_files(snapshot, &partial, Some(range), partitions)?);
     }
-    union(inputs, || Ok(snapshot.view.states_schema()))
+    let plan = union(inputs, || Ok(snapshot.view.states_schema()))?;
+    Ok((plan, whole.len() + partial.len()))
 }
 
 fn map_files(
@@ -337,20 +420,23 @@ impl TableProvider for FinishedTable {
             .states(predicate, state.config().target_partitions())
             .await?;
         let finished = self.view.view.finish(states).map_err(external)?;
-        let Some(indices) = projection else {
-            return Ok(finished);
-        };
-        let schema = finished.schema();
-        let exprs = indices.iter().map(|&index| {
-            let name = schema.field(index).name();
-            let column: Arc<dyn PhysicalExpr> = Arc::new(
-                datafusion::physical_expr::expressions::Column::new(name, index),
-            );
-            (column, name.clone())
-        });
-        Ok(Arc::new(ProjectionExec::try_new(
-            exprs.collect::<Vec<_>>(),
-            finished,
-        )?))
+        match projection {
+            Some(indices) => projected(finished, indices),
+            None => Ok(finished),
+        }
     }
+}
+
+/// These columns of a plan, in this order.
+fn projected(input: Arc<dyn ExecutionPlan>, indices: &[usize]) -> Result<Arc<dyn ExecutionPlan>> {
+    let schema = input.schema();
+    let exprs: Vec<(Arc<dyn PhysicalExpr>, String)> = indices
+        .iter()
+        .map(|&index| {
+            let name = schema.field(index).name();
+            let column: Arc<dyn PhysicalExpr> = Arc::new(Column::new(name, index));
+            (column, name.clone())
+        })
+        .collect();
+    Ok(Arc::new(ProjectionExec::try_new(exprs, input)?))
 }

@@ -1,25 +1,32 @@
 //! Streams, views and runs as the JSON that the HTTP surface shows.
 
+use datafusion::arrow::datatypes::Schema;
 use serde_json::{Value, json};
 
 use lambdalake_batch::history::{Run, RunStatus};
 use lambdalake_data::delta::refused_column;
+use lambdalake_data::publication::Comments;
 use lambdalake_data::schema::is_hidden;
 use lambdalake_serving::snapshot::{StreamSnapshot, ViewSnapshot};
+use lambdalake_serving::system::{RunRow, SettingRow, System, hidden_comment};
 
 use super::rewrite::outdated;
 use super::{Engine, lock};
 
-fn columns(schema: &datafusion::arrow::datatypes::Schema) -> Vec<Value> {
+fn columns(schema: &Schema, is_stream: bool, comments: &Comments) -> Vec<Value> {
     schema
         .fields()
         .iter()
         .map(|field| {
+            let hidden = is_stream && is_hidden(field.name());
+            let own = hidden.then(|| hidden_comment(field.name())).flatten();
+            let said = comments.columns.get(field.name()).map(String::as_str);
             json!({
                 "name": field.name(),
                 "type": field.data_type().to_string(),
                 "nullable": field.is_nullable(),
-                "hidden": is_hidden(field.name()),
+                "hidden": hidden,
+                "comment": own.or(said),
             })
         })
         .collect()
@@ -41,7 +48,8 @@ impl Engine {
         let trouble = runtime.and_then(|runtime| lock(&runtime.trouble).clone());
         json!({
             "name": definition.name,
-            "schema": columns(&stream.schema),
+            "comment": stream.state.comments.table,
+            "schema": columns(&stream.schema, true, &stream.state.comments),
             "schema_id": definition.schema_id,
             "event_time": definition.event_time,
             "shard_key": definition.shard_key,
@@ -105,7 +113,8 @@ impl Engine {
             "definition": state.select,
             "canonical_definition": view.view.canonical_sql(),
             "definition_hash": view.view.definition_hash(),
-            "schema": columns(&view.view.output_schema()),
+            "comment": state.comments.table,
+            "schema": columns(&view.view.output_schema(), false, &state.comments),
             "recompute_every_ms": state.recompute_every_ms,
             "version": view.version.as_ref().map(|version| version.number),
             "versions": view.version.iter().map(|version| json!({
@@ -129,16 +138,7 @@ impl Engine {
     }
 
     pub(super) fn describe_run(&self, run: &Run) -> Value {
-        let mut rows_read = run.rows_read;
-        let mut duration_ms = run.duration_ms;
-        if run.status == RunStatus::Running {
-            let running = lock(&self.running);
-            let running = running
-                .values()
-                .find(|running| running.run_id() == run.run_id);
-            rows_read = running.map_or(rows_read, |running| running.rows_read());
-            duration_ms = ((self.clock.now_micros() - run.started_at_micros).max(0) / 1000) as u64;
-        }
+        let (rows_read, duration_ms) = self.progress_of(run);
         json!({
             "run_id": run.run_id,
             "view": run.view,
@@ -153,5 +153,62 @@ impl Engine {
             "version": run.version,
             "error": run.error,
         })
+    }
+
+    /// Events read and milliseconds taken: so far, if the run goes on.
+    fn progress_of(&self, run: &Run) -> (u64, u64) {
+        if run.status != RunStatus::Running {
+            return (run.rows_read, run.duration_ms);
+        }
+        let running = lock(&self.running);
+        let mut running = running.values();
+        let rows_read = running
+            .find(|running| running.run_id() == run.run_id)
+            .map_or(run.rows_read, |running| running.rows_read());
+        let taken = (self.clock.now_micros() - run.started_at_micros).max(0) / 1000;
+        (rows_read, taken as u64)
+    }
+}
+
+/// What the system tables ask of the engine.
+impl System for Engine {
+    fn runs(&self) -> Vec<RunRow> {
+        let runs = self.history.all();
+        let row = |run: Run| {
+            let (rows_read, duration_ms) = self.progress_of(&run);
+            let status = match run.status {
+                RunStatus::Running => "running",
+                RunStatus::Succeeded => "succeeded",
+                RunStatus::Failed => "failed",
+            };
+            RunRow {
+                run_id: run.run_id,
+                view: run.view,
+                status: status.to_owned(),
+                started_at_micros: run.started_at_micros,
+                duration_ms,
+                rows_read,
+                rows_total: run.rows_total,
+                states: run.states_rows,
+                cut: run.cut.to_string(),
+                audit: run.audit,
+                version: run.version,
+                error: run.error,
+            }
+        };
+        runs.into_iter().rev().map(row).collect()
+    }
+
+    fn settings(&self) -> Vec<SettingRow> {
+        let settings = self.settings.describe().into_iter();
+        settings
+            .map(|setting| SettingRow {
+                name: setting.name,
+                value: Some(setting.value).filter(|value| !value.is_empty()),
+                default: setting.default,
+                unit: setting.unit,
+                about: setting.about,
+            })
+            .collect()
     }
 }

@@ -300,6 +300,7 @@ impl Engine {
             shards: Some(1),
             keeps_rest: false,
             input: InputOptions::default(),
+            comments: Default::default(),
         })
     }
 

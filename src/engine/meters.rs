@@ -76,13 +76,13 @@ impl EngineMeters {
     }
 
     /// Counts one ingest body of a stream that exists.
-    pub(super) fn ingested(&self, stream: &str, bytes: usize, reply: &IngestReply) {
+    pub(super) fn ingested(&self, stream: &str, bytes: u64, reply: &IngestReply) {
         let count = |metric, labels: &[&str], by: u64| {
             if by > 0 {
                 self.meters.counter(metric, labels).increment(by);
             }
         };
-        count(&names::INGEST_BYTES, &[stream], bytes as u64);
+        count(&names::INGEST_BYTES, &[stream], bytes);
         count(&names::INGEST_ROWS, &[stream], reply.accepted);
         for error in &reply.errors {
             count(&names::INGEST_REJECTED, &[stream, &error.code], 1);

@@ -1,14 +1,18 @@
 //! The serving layer's port: what HTTP asks, answered by the engine.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
+use futures::TryStreamExt;
 use lambdalake_data::DataError;
 use lambdalake_serving::engine::{
-    self as port, AlterSpec, Answer, EngineError, ErrorKind, Health, IngestReply, IngestRequest,
-    QueryRequest, StreamSpec, ViewSpec,
+    self as port, AlterSpec, Answer, CommentSpec, EngineError, ErrorKind, Health, IngestReply,
+    IngestRequest, QueryRequest, StreamSpec, ViewSpec,
 };
 use lambdalake_serving::metrics::Meters;
+use lambdalake_serving::query::Moment;
+use lambdalake_serving::system::System;
 use lambdalake_speed::SpeedError;
 use lambdalake_views::ViewError;
 use serde_json::Value;
@@ -99,8 +103,17 @@ pub struct Port(pub Arc<Engine>);
 #[async_trait]
 impl port::Engine for Port {
     async fn ingest(&self, request: IngestRequest) -> Result<IngestReply, EngineError> {
-        let (stream, bytes) = (request.stream.clone(), request.body.len());
+        let (stream, bytes) = (request.stream.clone(), Arc::new(AtomicU64::new(0)));
+        let arrived = Arc::clone(&bytes);
+        let body = request.body.inspect_ok(move |piece| {
+            arrived.fetch_add(piece.len() as u64, Ordering::Relaxed);
+        });
+        let request = IngestRequest {
+            body: Box::pin(body),
+            ..request
+        };
         let reply = self.0.ingest(request).await?;
+        let bytes = bytes.load(Ordering::Relaxed);
         // Only streams that exist become labels, whatever names clients try.
         if self.0.stream_runtime(&stream).is_some() {
             self.0.meters.ingested(&stream, bytes, &reply);
@@ -152,6 +165,12 @@ impl port::Engine for Port {
         let name = name.to_owned();
         self.0
             .off_io(move |engine| engine.remove_view(&name, if_exists))
+            .await?
+    }
+
+    async fn comment(&self, spec: CommentSpec) -> Result<(), EngineError> {
+        self.0
+            .off_io(move |engine| engine.set_comment(spec))
             .await?
     }
 
@@ -255,10 +274,12 @@ impl port::Engine for Port {
     }
 
     async fn query(&self, request: QueryRequest) -> Result<Answer, EngineError> {
-        let snapshot = self.0.publisher.snapshot();
-        self.0
-            .queries
-            .run(snapshot, request, self.0.clock.now_micros())
-            .await
+        let system = Arc::clone(&self.0) as Arc<dyn System>;
+        let moment = Moment {
+            snapshot: self.0.publisher.snapshot(),
+            system,
+            now_micros: self.0.clock.now_micros(),
+        };
+        self.0.queries.run(moment, request).await
     }
 }

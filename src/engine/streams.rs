@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use datafusion::arrow::datatypes::{Field, Schema};
 use lambdalake_data::delta::DeltaMirror;
 use lambdalake_data::log::Log;
-use lambdalake_data::publication::{StreamState, ViewState};
+use lambdalake_data::publication::{Comments, StreamState, ViewState};
 use lambdalake_data::schema::{Column, StreamDefinition, columns_of};
 use lambdalake_data::widen::widened;
 use lambdalake_data::{Cut, DataError};
@@ -133,6 +133,7 @@ impl Engine {
                 cut: Cut::start(shards),
                 files: Vec::new(),
                 created_at_micros: now,
+                comments: spec.comments.clone(),
             };
             next.streams.insert(spec.name.clone(), Arc::new(state));
             Ok(Some(definition))
@@ -214,6 +215,7 @@ impl Engine {
                 version: None,
                 panes: Vec::new(),
                 created_at_micros: now,
+                comments: Comments::default(),
             };
             publisher.add_compiled(&spec.name, next.number, Arc::clone(&view));
             next.views.insert(spec.name.clone(), Arc::new(state));

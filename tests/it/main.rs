@@ -2,14 +2,17 @@
 
 mod answers;
 mod bad_input;
+mod catalog;
 mod client;
 mod equivalence;
 mod health;
+mod insert;
 mod invariant;
 mod layering;
 mod logs;
 mod metrics;
 mod old_formats;
+mod pruning;
 mod real_log;
 mod restart;
 mod schema_change;

@@ -256,10 +256,10 @@ fn engines_in_one_process_count_apart() {
         stream: "s".to_owned(),
         format: None,
         content_type: None,
-        gzip: false,
+        encoding: Default::default(),
         producer: None,
         idempotency_key: None,
-        body: "{\"a\": 1}\n".into(),
+        body: Box::pin(futures::stream::iter([Ok("{\"a\": 1}\n".into())])),
         request_id: "one".to_owned(),
     };
     runtime

@@ -247,6 +247,7 @@ fn delta_is_rolled_forward_once_whatever_was_missed() {
         cut: cut(0),
         files: Vec::new(),
         created_at_micros: 0,
+        comments: Default::default(),
     };
     let mut mirror = DeltaMirror::new(Arc::clone(&shared), &definition());
     for (version, skip) in [(1, false), (2, true), (3, false), (4, false)] {

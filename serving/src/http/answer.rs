@@ -25,8 +25,8 @@ use futures::{Stream, StreamExt};
 use http_body_util::BodyExt;
 use tokio::sync::mpsc;
 use tokio::task::{JoinSet, spawn_blocking};
-use tracing::Instrument;
 use tokio::time::timeout;
+use tracing::Instrument;
 use warp::http::{HeaderMap, HeaderName, HeaderValue, header};
 use warp::reply::{Reply, Response};
 

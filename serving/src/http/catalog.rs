@@ -1,10 +1,9 @@
 //! Statements that are not queries, carried out and answered as a small table: `SHOW TABLES`,
-//! `DESCRIBE`, `CREATE`, `DROP`, `FLUSH`, `REFRESH`.
+//! `DESCRIBE`, `INSERT`, `COMMENT`, `CREATE`, `DROP`, `FLUSH`, `REFRESH`.
 
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray};
-use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use datafusion::common::DataFusionError;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
@@ -12,7 +11,9 @@ use serde_json::{Map, Value};
 
 use crate::engine::{Answer, Engine, QueryRequest, QueryStats};
 use crate::error::{EngineError, ErrorKind};
-use crate::statement::{DropTarget, Statement};
+use crate::insert;
+use crate::statement::{DropTarget, Pattern, Statement};
+use crate::system::{self, PUBLIC};
 
 /// Does what a statement says.
 pub(super) async fn carry_out(
@@ -60,8 +61,17 @@ pub(super) async fn carry_out(
             })
         }
         Statement::Refresh(view) => refresh(engine, &view).await,
-        Statement::ShowTables => show_tables(engine),
-        Statement::Describe(name) => describe(engine, name, query).await,
+        Statement::Comment(spec) => {
+            let result = match &spec.text {
+                Some(_) => "comment set",
+                None => "comment removed",
+            };
+            engine.comment(spec).await?;
+            done(result.to_owned())
+        }
+        Statement::Insert(spec) => answer(insert::insert(engine, spec, query).await?),
+        Statement::ShowTables(pattern) => show_tables(engine, pattern),
+        Statement::Describe(name) => describe(engine, &name),
         Statement::Query(text) => engine.query(QueryRequest { sql: text, ..query }).await,
     }
 }
@@ -117,7 +127,7 @@ fn run_row(run: &Map<String, Value>) -> Result<RecordBatch, ArrowError> {
 
 /// Columns `name`, `kind` (`stream` or `view`), `rows` and `definition`; the last two are null
 /// where they are unknown or do not apply.
-fn show_tables(engine: &dyn Engine) -> Result<Answer, EngineError> {
+fn show_tables(engine: &dyn Engine, pattern: Option<Pattern>) -> Result<Answer, EngineError> {
     let (streams, views) = (engine.streams(), engine.views());
     let tables: Vec<(&str, &Value)> = streams
         .iter()
@@ -137,85 +147,88 @@ fn show_tables(engine: &dyn Engine) -> Result<Answer, EngineError> {
             .map(|(_, table)| table["rows"].as_i64())
             .collect::<Int64Array>(),
     );
-    answer(RecordBatch::try_from_iter_with_nullable([
+    let all = RecordBatch::try_from_iter_with_nullable([
         ("name", text("name"), false),
         ("kind", kinds, false),
         ("rows", rows, true),
         ("definition", text("definition"), true),
-    ]))
+    ]);
+    answer(all.and_then(|all| match pattern {
+        Some(pattern) => like(&all, &pattern),
+        None => Ok(all),
+    }))
 }
 
-/// Columns `column_name`, `data_type`, `nullable`, in the table's order.
-async fn describe(
-    engine: &dyn Engine,
-    name: String,
-    query: QueryRequest,
-) -> Result<Answer, EngineError> {
-    if name.contains('.') {
-        // System tables are only known to the planner: the columns of no rows are its answer.
-        let quoted: Vec<String> = name
-            .split('.')
-            .map(|part| format!("\"{}\"", part.replace('"', "\"\"")))
-            .collect();
-        let sql = format!("SELECT * FROM {} LIMIT 0", quoted.join("."));
-        let columns = engine.query(QueryRequest { sql, ..query }).await?;
-        return answer(described_schema(&columns.schema));
-    }
-    let Some(table) = engine.stream(&name).or_else(|| engine.view(&name)) else {
-        return Err(EngineError::not_found(
-            "unknown_table",
-            format!("there is no stream or view {name:?}"),
-        ));
+/// The rows whose first column is like the pattern.
+fn like(all: &RecordBatch, pattern: &Pattern) -> Result<RecordBatch, ArrowError> {
+    let text = StringArray::new_scalar(&pattern.text);
+    let is_like = if pattern.ignores_case {
+        arrow::compute::ilike(all.column(0), &text)?
+    } else {
+        arrow::compute::like(all.column(0), &text)?
     };
+    arrow::compute::filter_record_batch(all, &is_like)
+}
+
+/// One line of DESCRIBE.
+struct Described<'a> {
+    name: &'a str,
+    data_type: String,
+    nullable: Option<bool>,
+    hidden: bool,
+    comment: Option<&'a str>,
+}
+
+/// Columns `column_name`, `data_type`, `nullable`, `hidden` and `comment`, in the table's order.
+fn describe(engine: &dyn Engine, name: &str) -> Result<Answer, EngineError> {
+    let unknown = || {
+        EngineError::not_found(
+            "unknown_table",
+            format!("there is no stream, view or system table {name:?}"),
+        )
+    };
+    let parts: Vec<&str> = name.split('.').collect();
+    let table = match parts[..] {
+        [schema, table] | ["lambdalake", schema, table] if schema != PUBLIC => {
+            let table = system::find(schema, table).ok_or_else(unknown)?;
+            return answer(described(table.columns.iter().map(|column| Described {
+                name: column.name,
+                data_type: column.kind.data_type().to_string(),
+                nullable: Some(column.nullable),
+                hidden: false,
+                comment: Some(column.about),
+            })));
+        }
+        [table] | [PUBLIC, table] | ["lambdalake", PUBLIC, table] => {
+            engine.stream(table).or_else(|| engine.view(table))
+        }
+        _ => None,
+    };
+    let table = table.ok_or_else(unknown)?;
     let columns: &[Value] = table["schema"].as_array().map_or(&[], Vec::as_slice);
-    answer(described(
-        columns
-            .iter()
-            .map(|column| column["name"].as_str().unwrap_or_default())
-            .collect(),
-        columns
-            .iter()
-            .map(|column| column["type"].as_str().unwrap_or_default())
-            .collect(),
-        columns
-            .iter()
-            .map(|column| column["nullable"].as_bool())
-            .collect(),
-    ))
+    answer(described(columns.iter().map(|column| Described {
+        name: column["name"].as_str().unwrap_or_default(),
+        data_type: column["type"].as_str().unwrap_or_default().to_owned(),
+        nullable: column["nullable"].as_bool(),
+        hidden: column["hidden"].as_bool().unwrap_or(false),
+        comment: column["comment"].as_str(),
+    })))
 }
 
-fn described_schema(schema: &SchemaRef) -> Result<RecordBatch, ArrowError> {
-    let types: Vec<String> = schema
-        .fields()
-        .iter()
-        .map(|field| field.data_type().to_string())
-        .collect();
-    described(
-        schema
-            .fields()
-            .iter()
-            .map(|field| field.name().as_str())
-            .collect(),
-        types.iter().map(String::as_str).collect(),
-        schema
-            .fields()
-            .iter()
-            .map(|field| Some(field.is_nullable()))
-            .collect(),
-    )
-}
-
-fn described(
-    names: Vec<&str>,
-    types: Vec<&str>,
-    nullable: Vec<Option<bool>>,
-) -> Result<RecordBatch, ArrowError> {
-    let columns: [(&str, ArrayRef, bool); 3] = [
-        ("column_name", Arc::new(StringArray::from(names)), false),
-        ("data_type", Arc::new(StringArray::from(types)), false),
-        ("nullable", Arc::new(BooleanArray::from(nullable)), true),
-    ];
-    RecordBatch::try_from_iter_with_nullable(columns)
+fn described<'a>(columns: impl Iterator<Item = Described<'a>>) -> Result<RecordBatch, ArrowError> {
+    let columns: Vec<Described<'_>> = columns.collect();
+    let text = |of: fn(&Described<'a>) -> Option<String>| -> ArrayRef {
+        Arc::new(columns.iter().map(of).collect::<StringArray>())
+    };
+    let nullable: BooleanArray = columns.iter().map(|column| column.nullable).collect();
+    let hidden: BooleanArray = columns.iter().map(|column| Some(column.hidden)).collect();
+    RecordBatch::try_from_iter_with_nullable([
+        ("column_name", text(|it| Some(it.name.to_owned())), false),
+        ("data_type", text(|it| Some(it.data_type.clone())), false),
+        ("nullable", Arc::new(nullable) as ArrayRef, true),
+        ("hidden", Arc::new(hidden) as ArrayRef, false),
+        ("comment", text(|it| it.comment.map(str::to_owned)), true),
+    ])
 }
 
 fn done(result: String) -> Result<Answer, EngineError> {

@@ -59,7 +59,7 @@ pub(super) async fn events(
     reply.errors.truncate(app.limits.row_errors);
     let mut body = json!(reply);
     if let Some(error) = &reply.failure {
-        return Ok(errors::partial(body, error, id));
+        return Ok(errors::partial(body, error, request_id));
     }
     if reply.accepted > 0 || reply.rejected == 0 {
         return Ok(json_response(StatusCode::OK, &body));

@@ -137,6 +137,7 @@ fn outcome(error: &EngineError) -> &'static str {
         ErrorKind::Conflict => "conflict",
         ErrorKind::TooLarge => "too_large",
         ErrorKind::UnsupportedMedia => "unsupported_media",
+        ErrorKind::NotAcceptable => "not_acceptable",
         ErrorKind::OutOfMemory => "over_budget",
         ErrorKind::Busy => "busy",
         ErrorKind::Unavailable => "unavailable",

@@ -3,7 +3,7 @@
 use datafusion::sql::sqlparser::ast::{AlterColumnOperation, AlterTable, AlterTableOperation};
 
 use super::options::set_options;
-use super::{columns, fold, table_name, unsupported};
+use super::{columns, comment, fold, table_name, unsupported};
 use crate::engine::{AlterSpec, ColumnChange};
 use crate::error::EngineError;
 
@@ -32,7 +32,13 @@ fn change(operation: AlterTableOperation) -> Result<ColumnChange, EngineError> {
             column_position: None,
             ..
         } => {
-            let field = columns::fields(std::slice::from_ref(&column_def))?.remove(0);
+            let column_def = std::slice::from_ref(&column_def);
+            if !comment::of_columns(column_def)?.is_empty() {
+                return Err(unsupported(
+                    "ADD COLUMN takes no COMMENT: write COMMENT ON COLUMN afterwards",
+                ));
+            }
+            let field = columns::fields(column_def)?.remove(0);
             if !field.is_nullable() {
                 return Err(EngineError::bad_request(
                     "invalid_option",

@@ -65,10 +65,13 @@ fn is_nullable(name: &str, column: &ColumnDef) -> Result<bool, EngineError> {
         match option.option {
             ColumnOption::Null => is_nullable = true,
             ColumnOption::NotNull => is_nullable = false,
+            ColumnOption::Comment(_) => {}
             _ => {
                 return Err(EngineError::bad_request(
                     "invalid_option",
-                    format!("the column {name} has the option {option}; only NOT NULL is allowed"),
+                    format!(
+                        "the column {name} has the option {option}; only NOT NULL and COMMENT are allowed"
+                    ),
                 ));
             }
         }

@@ -350,7 +350,8 @@ async fn statements_answer_with_a_row() {
     );
     assert_eq!(
         server.sql_as("DESCRIBE access_log", "csv").await.text(),
-        "column_name,data_type,nullable\nts,\"Timestamp(µs, \"\"UTC\"\")\",true\nip,Utf8,false\n"
+        "column_name,data_type,nullable,hidden,comment\n\
+         ts,\"Timestamp(µs, \"\"UTC\"\")\",true,false,\nip,Utf8,false,false,\n"
     );
 }
 

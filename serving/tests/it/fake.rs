@@ -12,8 +12,8 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::prelude::SessionContext;
 use futures::StreamExt;
 use lambdalake_serving::engine::{
-    AlterSpec, Answer, Engine, EngineError, ErrorKind, Health, IngestReply, IngestRequest,
-    OffsetRange, QueryRequest, QueryStats, RowError, StreamSpec, ViewSpec,
+    AlterSpec, Answer, CommentSpec, Engine, EngineError, ErrorKind, Health, IngestReply,
+    IngestRequest, OffsetRange, QueryRequest, QueryStats, RowError, StreamSpec, ViewSpec,
 };
 use serde_json::{Value, json};
 
@@ -105,8 +105,14 @@ impl Engine for Fake {
         while let Some(piece) = request.body.next().await {
             bytes.extend_from_slice(&piece?);
         }
-        let body = String::from_utf8_lossy(&bytes).into_owned();
         let mut reply = IngestReply::default();
+        if request.format.as_deref() == Some("arrow") {
+            let rows = arrow::ipc::reader::StreamReader::try_new(&bytes[..], None).unwrap();
+            reply.accepted = rows.map(|batch| batch.unwrap().num_rows() as u64).sum();
+            self.ingested.lock().unwrap().push(request);
+            return Ok(reply);
+        }
+        let body = String::from_utf8_lossy(&bytes).into_owned();
         for (index, line) in body.lines().enumerate() {
             if line.starts_with('{') {
                 reply.accepted += 1;
@@ -158,6 +164,10 @@ impl Engine for Fake {
 
     async fn drop_view(&self, name: &str, if_exists: bool) -> Result<(), EngineError> {
         self.note(format!("drop_view {name} {if_exists}"))
+    }
+
+    async fn comment(&self, spec: CommentSpec) -> Result<(), EngineError> {
+        self.note(format!("comment {:?} {:?}", spec.target, spec.text))
     }
 
     async fn flush(&self, stream: Option<&str>) -> Result<(), EngineError> {
@@ -290,6 +300,7 @@ impl Engine for Fake {
             freshness_ms: Some(25),
             batch_version: Some(4),
             lag_events: 0,
+            ..QueryStats::default()
         };
         Ok(Answer {
             schema: batches.schema(),

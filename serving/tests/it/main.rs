@@ -7,6 +7,7 @@ mod errors;
 mod fake;
 mod formats;
 mod ingest;
+mod insert;
 mod lifecycle;
 mod naughty;
 mod reading;

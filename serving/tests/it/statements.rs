@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use arrow::datatypes::{DataType, Field, TimeUnit};
-use lambdalake_serving::engine::{StreamSpec, ViewSpec};
-use lambdalake_serving::statement::{DropTarget, Statement};
+use lambdalake_data::publication::Comments;
+use lambdalake_serving::engine::{CommentSpec, CommentTarget, InsertSpec, StreamSpec, ViewSpec};
+use lambdalake_serving::statement::{DropTarget, Pattern, Statement};
 
 fn parsed(sql: &str) -> Statement {
     Statement::parse(sql).unwrap_or_else(|error| panic!("{sql}: {error}"))
@@ -76,6 +77,7 @@ fn streams_are_created() {
         shards: Some(2),
         keeps_rest: false,
         input: Default::default(),
+        comments: Comments::default(),
     };
     assert_eq!(parsed(sql), Statement::CreateStream(expected));
 
@@ -133,7 +135,18 @@ fn the_rest_is_small() {
         parsed("REFRESH MATERIALIZED VIEW V"),
         Statement::Refresh("v".to_owned())
     );
-    assert_eq!(parsed("show tables"), Statement::ShowTables);
+    assert_eq!(parsed("show tables"), Statement::ShowTables(None));
+    let pattern = |text: &str, ignores_case| {
+        Statement::ShowTables(Some(Pattern {
+            text: text.to_owned(),
+            ignores_case,
+        }))
+    };
+    assert_eq!(parsed("SHOW TABLES LIKE 'a%'"), pattern("a%", false));
+    assert_eq!(parsed("SHOW TABLES ILIKE 'A_'"), pattern("A_", true));
+    for sql in ["SHOW COLUMNS FROM Access_Log", "SHOW COLUMNS IN access_log"] {
+        assert_eq!(parsed(sql), Statement::Describe("access_log".to_owned()));
+    }
     assert_eq!(
         parsed("DESCRIBE Access_Log"),
         Statement::Describe("access_log".to_owned())
@@ -152,7 +165,33 @@ fn the_rest_is_small() {
 #[test]
 fn everything_else_is_refused_with_a_hint() {
     for (sql, hint) in [
-        ("INSERT INTO t VALUES (1)", "/events"),
+        ("REPLACE INTO t VALUES (1)", "/events"),
+        (
+            "INSERT INTO t VALUES (1) ON CONFLICT DO NOTHING",
+            "never updated",
+        ),
+        ("INSERT OVERWRITE TABLE t VALUES (1)", "immutable"),
+        ("INSERT INTO t VALUES (1) RETURNING a", "RETURNING"),
+        ("INSERT INTO t DEFAULT VALUES", "no defaults"),
+        ("INSERT INTO lambdalake.runs VALUES (1)", "system table"),
+        (
+            "INSERT INTO lambdalake.lambdalake.runs VALUES (1)",
+            "system table",
+        ),
+        (
+            "INSERT INTO information_schema.tables VALUES (1)",
+            "system table",
+        ),
+        (
+            "INSERT INTO t WITH a AS (DELETE FROM u RETURNING x) SELECT x FROM a",
+            "cannot change data",
+        ),
+        ("COMMENT ON ROLE r IS 'x'", "only TABLE"),
+        (
+            "ALTER TABLE t ADD COLUMN a INT COMMENT 'x'",
+            "COMMENT ON COLUMN",
+        ),
+        ("COMMENT ON INDEX i IS 'x'", "only TABLE"),
         ("UPDATE t SET a = 1", "immutable"),
         ("DELETE FROM t", "immutable"),
         (
@@ -210,7 +249,9 @@ fn everything_else_is_refused_with_a_hint() {
         ("DROP TABLE a, b", "one name"),
         ("DROP TABLE a CASCADE", "CASCADE"),
         ("DROP SCHEMA s", "understood are"),
-        ("SHOW TABLES LIKE 'a'", "LIKE"),
+        ("SHOW TABLES FROM lambdalake", "information_schema"),
+        ("SHOW TABLES WHERE name = 'a'", "LIKE"),
+        ("SHOW COLUMNS FROM t LIKE 'a'", "lambdalake.columns"),
         ("SHOW ALL", "understood are"),
     ] {
         refused(sql, "unsupported_statement", hint);
@@ -275,12 +316,12 @@ fn names_types_and_options_are_checked() {
         (
             "CREATE TABLE t (a INT DEFAULT 1)",
             "invalid_option",
-            "only NOT NULL",
+            "only NOT NULL and COMMENT",
         ),
         (
             "CREATE TABLE t (a INT PRIMARY KEY)",
             "invalid_option",
-            "only NOT NULL",
+            "only NOT NULL and COMMENT",
         ),
         (
             "CREATE TABLE t (a INT) WITH (shard = 'a')",
@@ -355,4 +396,95 @@ fn syntax_errors_say_where() {
     refused(" -- nothing\n;", "syntax_error", "empty");
     let deep = format!("SELECT {}1{}", "(".repeat(10_000), ")".repeat(10_000));
     refused(&deep, "syntax_error", "nested");
+}
+
+#[test]
+fn comments_are_part_of_a_table_or_come_later() {
+    let comments = |sql: &str| match parsed(sql) {
+        Statement::CreateStream(spec) => spec.comments,
+        other => panic!("{other:?}"),
+    };
+    let both = comments(
+        "CREATE TABLE t (a INT COMMENT 'an ''a''' NOT NULL, B TEXT COMMENT 'b') \
+         WITH (shards = 1) COMMENT 'all of it'",
+    );
+    assert_eq!(both.table.as_deref(), Some("all of it"));
+    let columns: Vec<(&str, &str)> = both
+        .columns
+        .iter()
+        .map(|(name, text)| (name.as_str(), text.as_str()))
+        .collect();
+    assert_eq!(columns, [("a", "an 'a'"), ("b", "b")]);
+    for sql in [
+        "CREATE TABLE t (a INT) COMMENT 'x'",
+        "CREATE TABLE t (a INT) COMMENT = 'x';",
+    ] {
+        assert_eq!(comments(sql).table.as_deref(), Some("x"), "{sql}");
+    }
+    let comment = |target, text: Option<&str>| {
+        Statement::Comment(CommentSpec {
+            target,
+            text: text.map(str::to_owned),
+        })
+    };
+    let column = CommentTarget::Column {
+        table: "s".to_owned(),
+        column: "C".to_owned(),
+    };
+    let view = CommentTarget::View("v".to_owned());
+    for (sql, expected) in [
+        (
+            "COMMENT ON TABLE S IS 'it''s'",
+            comment(CommentTarget::Stream("s".to_owned()), Some("it's")),
+        ),
+        ("COMMENT ON VIEW v IS ''", comment(view.clone(), None)),
+        (
+            "COMMENT ON MATERIALIZED VIEW v IS NULL",
+            comment(view, None),
+        ),
+        (
+            "comment on column s.\"C\" is 'c'",
+            comment(column, Some("c")),
+        ),
+    ] {
+        assert_eq!(parsed(sql), expected);
+    }
+    refused(
+        "COMMENT ON COLUMN c IS 'x'",
+        "invalid_name",
+        "stream.column",
+    );
+    let long = format!("COMMENT ON TABLE t IS '{}'", "x".repeat(4_097));
+    refused(&long, "invalid_comment", "4096");
+}
+
+#[test]
+fn an_insert_is_a_stream_columns_and_a_query() {
+    let insert = |columns: Option<&[&str]>, source: &str| {
+        Statement::Insert(InsertSpec {
+            stream: "s".to_owned(),
+            columns: columns.map(|names| names.iter().map(|&name| name.to_owned()).collect()),
+            source: source.to_owned(),
+        })
+    };
+    assert_eq!(
+        parsed("INSERT INTO S VALUES (1, 'a'), (2, NULL);"),
+        insert(None, "VALUES (1, 'a'), (2, NULL)")
+    );
+    assert_eq!(
+        parsed("INSERT INTO public.s (A, \"B\") SELECT x, y FROM t WHERE z = ';'"),
+        insert(Some(&["a", "B"]), "SELECT x, y FROM t WHERE z = ';'")
+    );
+    let statement = parsed("INSERT INTO s WITH a AS (SELECT 1 AS x) SELECT x FROM a");
+    assert!(!statement.is_read_only());
+    assert_eq!(
+        statement,
+        insert(None, "WITH a AS (SELECT 1 AS x) SELECT x FROM a")
+    );
+    refused("INSERT INTO \"../x\" VALUES (1)", "invalid_name", "letter");
+    refused(
+        "INSERT INTO s (a.b) VALUES (1)",
+        "invalid_name",
+        "whole columns",
+    );
 }

@@ -77,6 +77,7 @@ impl World {
             shards: Some(shards),
             keeps_rest: false,
             input: Default::default(),
+            comments: Default::default(),
         };
         let made = world.runtime.block_on(world.port().create_stream(spec));
         made.expect("create the stream");
