@@ -21,6 +21,20 @@ fn worker<'a>(details: &'a Value, name: &str, stream: Option<&str>) -> &'a Value
     found.unwrap_or_else(|| panic!("no {name} in {details}"))
 }
 
+/// Makes a stream and waits until its Delta table is there. Rolling it forward for the first
+/// time flushes what has come meanwhile, which a test that counts must not meet.
+pub fn make_settled(server: &Server, stream: &str, columns: &str) {
+    server.sql(&format!("CREATE TABLE {stream} ({columns})"));
+    for _ in 0..400 {
+        let health = server.get("/health").json();
+        if worker(&health["details"], "delta", Some(stream))["state"] == "current" {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    panic!("the Delta table stays behind: {}", server.log());
+}
+
 #[test]
 fn a_healthy_server_shows_each_worker_and_since_when() {
     let folder = tempfile::tempdir().expect("a folder");

@@ -7,6 +7,7 @@ use lambdalake::settings::{Settings, SettingsFlags};
 use lambdalake_serving::Engine as _;
 use lambdalake_serving::engine::IngestRequest;
 
+use super::health::make_settled;
 use super::server::Server;
 
 /// A sample: name, labels in their order, value.
@@ -98,7 +99,8 @@ fn check(text: &str) {
 #[test]
 fn counters_and_gauges_follow_the_traffic() {
     let folder = tempfile::tempdir().expect("a folder");
-    let server = Server::start(folder.path(), &[]);
+    let server = Server::start(folder.path(), &["--flush-age", "1h"]);
+    make_settled(&server, "s", "a BIGINT");
     let body = "{\"a\": 1}\nbroken\n{\"a\": 2}\n";
     server.ingest("s", "ndjson", body);
     server.sql("CREATE MATERIALIZED VIEW v AS SELECT a, count(*) AS n FROM s GROUP BY a");

@@ -10,6 +10,7 @@ use std::time::Duration;
 use lambdalake::settings::SETTINGS;
 use serde_json::{Value, json};
 
+use super::health::make_settled;
 use super::metrics::sample;
 use super::server::{Answer, Server};
 
@@ -236,6 +237,7 @@ fn flush_age() {
 
 fn log_segment_bytes() {
     let run = run(&["--log-segment-bytes", "1KiB"]);
+    make_settled(&run.server, "s", "n BIGINT");
     for _ in 0..4 {
         run.server.ingest("s", "ndjson", &rows(100));
     }
@@ -324,6 +326,7 @@ fn query_memory_bytes() {
 /// A server with a view of many groups over unflushed events.
 fn with_groups(flags: &[&str]) -> Run {
     let run = run(flags);
+    make_settled(&run.server, "s", "n BIGINT");
     run.server.ingest("s", "ndjson", &rows(5_000));
     let view = "CREATE MATERIALIZED VIEW v AS SELECT n, count(*) AS c, count(DISTINCT n) AS d \
                 FROM s GROUP BY n";
