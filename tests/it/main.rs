@@ -2,6 +2,7 @@
 
 mod answers;
 mod bad_input;
+mod cli;
 mod client;
 mod equivalence;
 mod health;
