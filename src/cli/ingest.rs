@@ -165,8 +165,13 @@ impl<'a> Sender<'a> {
         }
         let key = self.keys.file(source.path, &file);
         let key = key.map_err(|error| source.bad(error))?;
+        // The bar counts stored bytes, which are fewer if they are compressed.
+        let stored = source.read_bytes.load(Ordering::Relaxed) as f64;
         let (progress, done) = (self.progress.clone(), self.done_bytes);
-        let on_sent = move |sent| progress.set_position(done + sent);
+        let on_sent = move |sent: u64| {
+            let part = sent as f64 / bytes as f64;
+            progress.set_position(done + (stored * part) as u64);
+        };
         let payload = Payload::File {
             file: &file,
             bytes,

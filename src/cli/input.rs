@@ -84,11 +84,13 @@ impl Input {
     }
 
     /// The whole input as a file that can be read again and again, and its size: the file
-    /// itself, or for stdin and what is compressed a copy that goes with this process.
+    /// itself, or for stdin and what is compressed a copy that goes with this process. All of
+    /// it counts as read.
     pub fn into_file(self, path: &Path) -> io::Result<(File, u64)> {
         if self.is_plain_file {
             let file = File::open(path)?;
             let bytes = file.metadata()?.len();
+            self.read_bytes.store(bytes, Ordering::Relaxed);
             return Ok((file, bytes));
         }
         let mut file = tempfile::tempfile()?;

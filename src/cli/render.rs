@@ -156,7 +156,7 @@ pub fn timing(elapsed: Duration, stats: &Value, headers: &HeaderMap) -> String {
         parts.push(format!("batch version {version}"));
     }
     if let Some(lag) = stats["lag_events"].as_u64().or(header("x-lag-events")) {
-        parts.push(format!("{} events after it", count(lag)));
+        parts.push(format!("lag {} events", count(lag)));
     }
     parts.join(", ")
 }
@@ -256,7 +256,7 @@ mod tests {
         assert_eq!(
             timing(Duration::from_micros(2_500), &stats, &headers),
             "Time: 2.5 ms, server 1.2 ms, read 1,500 events (1,000 from batch, 500 from speed), \
-             newest event 1.2 s old, batch version 3, 500 events after it"
+             newest event 1.2 s old, batch version 3, lag 500 events"
         );
         let mut headers = HeaderMap::new();
         headers.insert("x-freshness-ms", 40.into());

@@ -6,6 +6,7 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
 
+use crate::client::ScriptedServer;
 use crate::server::Server;
 
 /// Plays steps on a terminal; see the file for what a step is.
@@ -482,5 +483,20 @@ fn a_shell_without_a_server_ends_with_code_3() {
     let test = "a_shell_without_a_server_ends_with_code_3";
     if let Some(screen) = play(test, url, &history, &["sql"], &steps) {
         assert!(screen.ends_with("exit 3\n"), "{screen}");
+    }
+}
+
+#[test]
+fn a_table_is_asked_for_in_the_width_of_the_terminal() {
+    let server = ScriptedServer::start(vec![(200, "", "drawn by the server\n")]);
+    let folder = tempfile::tempdir().expect("a folder");
+    let history = folder.path().join("history");
+    let test = "a_table_is_asked_for_in_the_width_of_the_terminal";
+    let steps = [("expect", "drawn by the server")];
+    let query = ["sql", "SELECT 1"];
+    if let Some(screen) = play(test, &server.url, &history, &query, &steps) {
+        assert!(screen.ends_with("exit 0\n"), "{screen}");
+        let asked = server.seen();
+        assert_eq!(asked[0].line, "POST /api/v1/sql?format=table&width=100");
     }
 }

@@ -9,22 +9,22 @@ use std::thread;
 use serde_json::Value;
 
 /// A request as the server saw it.
-struct Seen {
+pub struct Seen {
     /// Method and path with query.
-    line: String,
+    pub line: String,
     headers: String,
     body: String,
 }
 
 /// Answers one request after the other, each on its own connection, and remembers them.
-struct ScriptedServer {
-    url: String,
+pub struct ScriptedServer {
+    pub url: String,
     seen: Receiver<Seen>,
 }
 
 impl ScriptedServer {
     /// `answers` are (status, further header line or "", body).
-    fn start(answers: Vec<(u16, &'static str, &'static str)>) -> ScriptedServer {
+    pub fn start(answers: Vec<(u16, &'static str, &'static str)>) -> ScriptedServer {
         let answers = answers.into_iter().map(|(status, header, body)| {
             let header = match header {
                 "" => String::new(),
@@ -60,7 +60,7 @@ impl ScriptedServer {
         ScriptedServer { url, seen }
     }
 
-    fn seen(&self) -> Vec<Seen> {
+    pub fn seen(&self) -> Vec<Seen> {
         self.seen.try_iter().collect()
     }
 }
@@ -182,6 +182,27 @@ fn a_busy_server_gets_the_same_chunk_again() {
     assert!(key(&seen[0]).is_some());
     assert!(seen.iter().all(|again| key(again) == key(&seen[0])));
     assert!(seen.iter().all(|again| again.body == "{\"a\":1}\n"));
+}
+
+#[test]
+fn a_server_that_stays_busy_is_exit_code_3() {
+    let busy = r#"{"error": {"code": "tail_full", "message": "the tail is full"}}"#;
+    let server = ScriptedServer::start(vec![(429, "retry-after: 0", busy); 40]);
+    let output = lambdalake(
+        &["ingest", "s", "--json", "--url", &server.url],
+        "{\"a\":1}\n",
+    );
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert!(
+        said.contains("error: stdin:1: the tail is full [tail_full]"),
+        "{said}"
+    );
+    let summary: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(summary["complete"], false);
+    assert_eq!(summary["accepted"], 0);
+    let tries = server.seen().len();
+    assert!((5..40).contains(&tries), "{tries} tries");
 }
 
 #[test]
@@ -393,6 +414,28 @@ fn recompute_follows_the_run_to_its_end() {
             "GET /api/v1/runs/r7",
             "GET /api/v1/runs/r7"
         ]
+    );
+}
+
+#[test]
+fn a_failed_run_does_not_keep_other_views_from_theirs() {
+    let server = ScriptedServer::start(vec![
+        (200, "", r#"{"views": [{"name": "v"}, {"name": "w"}]}"#),
+        (202, "", r#"{"run_id": "r1"}"#),
+        (200, "", r#"{"status": "failed", "error": "audit differs"}"#),
+        (202, "", r#"{"run_id": "r2"}"#),
+        (
+            200,
+            "",
+            r#"{"status": "succeeded", "rows_read": 5, "duration_ms": 10}"#,
+        ),
+    ]);
+    let output = lambdalake(&["recompute", "--all", "--url", &server.url], "");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("run r1 of v failed: audit differs"));
+    assert_eq!(
+        text(&output.stdout),
+        "w: run r2 succeeded, 5 rows in 0.0 s\n"
     );
 }
 

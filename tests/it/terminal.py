@@ -34,8 +34,8 @@ def main():
     program = sys.argv[2:]
     pid, terminal = pty.fork()
     if pid == 0:
+        fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
         os.execv(program[0], program)
-    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
     screen, seen = b"", 0
     deadline = time.monotonic() + SECONDS
 
