@@ -93,10 +93,10 @@ impl<'a> Expanded<'a> {
     }
 
     pub fn finish(self) -> io::Result<()> {
-        match self.rows {
-            0 => writeln!(self.out, "(0 rows)"),
-            _ => self.out.flush(),
+        if self.rows == 0 {
+            writeln!(self.out, "(0 rows)")?;
         }
+        self.out.flush()
     }
 }
 

@@ -232,7 +232,9 @@ impl Session {
     }
 
     fn expanded(&mut self, reader: impl Read) -> Result<Value, CopyError> {
-        let mut rows = Expanded::new(&mut self.output);
+        // Stdout writes line by line, which is most of the time of a long answer.
+        let mut out = io::BufWriter::new(&mut self.output);
+        let mut rows = Expanded::new(&mut out);
         let stats = answer::read(reader, &mut rows)?;
         rows.finish().map_err(CopyError::Write)?;
         Ok(stats)
