@@ -15,8 +15,9 @@ use serde_json::{Value, json};
 use url::Url;
 
 use crate::cli::args::DemoArgs;
-use crate::cli::chunks::{Input, LineChunks};
-use crate::cli::client::{Client, Repeat};
+use crate::cli::chunks::LineChunks;
+use crate::cli::client::{Client, Payload, Repeat};
+use crate::cli::input::Input;
 use crate::engine::Engine;
 use crate::generate::AccessLog;
 use crate::logging;
@@ -162,7 +163,13 @@ impl Demo {
                 .url(&["api", "v1", "streams", "access_log", "events"], &[]);
             let answer = self
                 .client
-                .post(&url, &[], &chunk.bytes, Repeat::Harmful, &|_| {})?
+                .post(
+                    &url,
+                    &[],
+                    &Payload::Bytes(&chunk.bytes),
+                    Repeat::Harmful,
+                    &|_| {},
+                )?
                 .into_json(&url)?;
             accepted += answer["accepted"].as_u64().unwrap_or(0);
             rejected += answer["rejected"].as_u64().unwrap_or(0);
@@ -282,9 +289,13 @@ impl Demo {
             .url(&["api", "v1", "sql"], &[("format", "json")]);
         let body = serde_json::to_vec(&json!({"query": query, "layer": layer}))?;
         let headers = [("content-type", "application/json")];
-        let answer = self
-            .client
-            .post(&url, &headers, &body, Repeat::Harmful, &|_| {})?;
+        let answer = self.client.post(
+            &url,
+            &headers,
+            &Payload::Bytes(&body),
+            Repeat::Harmful,
+            &|_| {},
+        )?;
         answer.into_json(&url).with_context(|| query.to_owned())
     }
 }

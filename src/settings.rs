@@ -274,7 +274,8 @@ fn count<T: TryFrom<u64>>(text: &str) -> Result<T, String> {
     T::try_from(number).map_err(|_| format!("`{text}` is too large"))
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+/// Reads a duration: `10s`, `5min`.
+pub fn duration(text: &str) -> Result<Duration, String> {
     let duration = humantime::parse_duration(text)
         .map_err(|_| format!("`{text}` is not a duration; write for example 10s or 5min"))?;
     if duration.is_zero() {

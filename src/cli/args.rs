@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -97,17 +98,21 @@ pub struct ServerArgs {
 #[derive(Debug, Args)]
 #[command(
     long_about = "Send files or stdin to a stream.\n\n\
-    Line formats are cut into chunks at line ends, so a file of any size goes through; files \
-    that end in .gz are decompressed on the way. Rejected lines are reported on stderr as \
-    FILE:LINE with the reason, and the good ones around them are kept. A chunk that the \
-    server cannot take yet (429, 503) is sent again after the time it asks for; each chunk \
+    Line formats and CSV are cut into chunks at line ends, so a file of any size goes through; \
+    JSON documents, Parquet and Arrow are streamed as one request. gzip, zstd and framed snappy \
+    are decompressed on the way, whatever the file is called. Rejected lines are reported on \
+    stderr as FILE:LINE with the reason, and the good ones around them are kept. A request that \
+    the server cannot take yet (429, 503) is sent again after the time it asks for; each one \
     carries an idempotency key, so a repeated one is not stored twice. Running the command \
-    again does send the file again.",
+    again does send the file again, unless --idempotency-key is given both times.",
     after_help = "\
 Examples:
   lambdalake ingest access_log access.log access.log.1.gz
   lambdalake ingest access_log --format combined /var/log/nginx/access.log
-  zstdcat events.ndjson.zst | lambdalake ingest events -
+  lambdalake ingest events events.ndjson.zst more.csv archive.parquet
+  kubectl logs app | lambdalake ingest events -
+  lambdalake ingest events --idempotency-key load-7 big.csv   may be repeated after a crash
+  lambdalake ingest events --json big.csv | jq .accepted
 
 Exit code 2 means that lines were rejected; everything else has been stored."
 )]
@@ -120,7 +125,7 @@ pub struct IngestArgs {
     /// Format of the input; auto looks at the beginning of each file.
     #[arg(long, env = "LAMBDALAKE_INGEST_FORMAT", default_value = "auto")]
     pub format: IngestFormat,
-    /// Size of one request. A file in the format json is always one request.
+    /// Size of one request. JSON documents, Parquet and Arrow are always one request.
     #[arg(
         long,
         env = "LAMBDALAKE_INGEST_BATCH_BYTES",
@@ -129,6 +134,18 @@ pub struct IngestArgs {
         value_parser = settings::size::<usize>
     )]
     pub batch_bytes: usize,
+    /// Prefix of the requests' keys. The same command with the same prefix, files and
+    /// --batch-bytes stores nothing twice; chunks that have changed since are stored as new.
+    #[arg(
+        long,
+        env = "LAMBDALAKE_INGEST_IDEMPOTENCY_KEY",
+        value_name = "PREFIX",
+        value_parser = key_prefix
+    )]
+    pub idempotency_key: Option<String>,
+    /// Print the summary as one JSON object.
+    #[arg(long, env = "LAMBDALAKE_INGEST_JSON")]
+    pub json: bool,
     #[command(flatten)]
     pub server: ServerArgs,
 }
@@ -146,29 +163,74 @@ pub enum IngestFormat {
     Combined,
     /// Access log, Common Log Format.
     Common,
+    /// Comma-separated values with a header line.
+    Csv,
+    /// Apache Parquet.
+    Parquet,
+    /// Apache Arrow IPC, file or stream.
+    Arrow,
 }
 
-/// Run a query or a statement and print the answer.
+/// Run SQL and print the answer; without SQL, an interactive shell or a script from stdin.
 #[derive(Debug, Args)]
-#[command(after_help = "\
+#[command(
+    long_about = "Run SQL and print the answer.\n\n\
+    Without SQL on a terminal this is an interactive shell: statements end with a semicolon, \
+    \\? lists its commands, Ctrl-C cancels the running query. With - or without a terminal it \
+    reads a script from stdin: statements that end with a semicolon, run one after the other \
+    until one fails; backslash commands work there too. Answers are written as they come; one \
+    that breaks off is an error, never a shorter answer.",
+    after_help = "\
 Examples:
+  lambdalake sql                                            the shell
   lambdalake sql 'SELECT status, count(*) FROM access_log GROUP BY status'
   lambdalake sql --format csv 'SELECT * FROM by_status' > by_status.csv
-  lambdalake sql - < views.sql
+  lambdalake sql --output by_status.parquet --format parquet 'SELECT * FROM by_status'
+  lambdalake sql --param 1=404 'SELECT count(*) FROM access_log WHERE status = $1'
+  lambdalake sql --param from=2026-01-01 'SELECT count(*) FROM access_log WHERE ts >= $from'
+  lambdalake sql --timeout 5min 'SELECT count(DISTINCT path) FROM access_log'
+  lambdalake sql < views.sql
   lambdalake sql --layer batch 'SELECT sum(n) FROM by_status'
 
 Both layers must agree at every moment, in one query:
   lambdalake sql 'SELECT (SELECT coalesce(sum(n), 0) FROM by_status)
-                       = (SELECT count(*) FROM access_log) AS exact'")]
+                       = (SELECT count(*) FROM access_log) AS exact'
+
+Exit code 2 means that a statement was refused, 1 that an answer broke off."
+)]
 pub struct SqlArgs {
-    /// The SQL text; - reads it from stdin.
-    pub query: String,
+    /// The SQL text; - reads a script from stdin. Without it: the shell, or stdin.
+    pub query: Option<String>,
     /// Format of the answer. Default: table on a terminal, ndjson in a pipe or file.
     #[arg(long, env = "LAMBDALAKE_SQL_FORMAT")]
     pub format: Option<SqlFormat>,
+    /// File to write the answer to. It is replaced when the answer is complete.
+    #[arg(long, short, env = "LAMBDALAKE_SQL_OUTPUT", value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Value of $1 or $name in the SQL; repeatable. Numbers, true, false and null are taken
+    /// as such, everything else as text; \"quotes\" make text of a number.
+    #[arg(
+        long = "param",
+        short,
+        env = "LAMBDALAKE_SQL_PARAM",
+        value_name = "NAME=VALUE"
+    )]
+    pub params: Vec<String>,
+    /// Longest time for each statement. Default: the server's.
+    #[arg(
+        long,
+        env = "LAMBDALAKE_SQL_TIMEOUT",
+        value_name = "DURATION",
+        value_parser = settings::duration
+    )]
+    pub timeout: Option<Duration>,
     /// Layer that views are read from. Default: merged, which is the exact answer.
     #[arg(long, env = "LAMBDALAKE_SQL_LAYER")]
     pub layer: Option<Layer>,
+    /// History of the shell. Default: $XDG_STATE_HOME/lambdalake/history if that is set,
+    /// otherwise ~/.lambdalake_history.
+    #[arg(long, env = "LAMBDALAKE_HISTORY", value_name = "FILE")]
+    pub history: Option<PathBuf>,
     #[command(flatten)]
     pub server: ServerArgs,
 }
@@ -188,6 +250,13 @@ pub enum SqlFormat {
     Arrow,
     /// Apache Parquet file, compressed with zstd.
     Parquet,
+}
+
+impl SqlFormat {
+    /// Bytes that a terminal must not see, and of which each file holds one answer.
+    pub fn is_binary(self) -> bool {
+        matches!(self, SqlFormat::Arrow | SqlFormat::Parquet)
+    }
 }
 
 /// The layer that views are read from.
@@ -211,11 +280,18 @@ pub enum Layer {
     after_help = "\
 Examples:
   lambdalake recompute by_status
-  lambdalake recompute by_status --no-wait     prints the run id and returns"
+  lambdalake recompute by_status --no-wait     prints the run id and returns
+  lambdalake recompute --all                   every view, one after the other
+
+Exit code 1 means that a run failed, for example because its audit found a difference."
 )]
 pub struct RecomputeArgs {
     /// View to recompute.
-    pub view: String,
+    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    pub view: Option<String>,
+    /// Recompute every view; one that fails does not keep the others from it.
+    #[arg(long, env = "LAMBDALAKE_RECOMPUTE_ALL")]
+    pub all: bool,
     /// Start the run, print its id and return.
     #[arg(long, env = "LAMBDALAKE_RECOMPUTE_NO_WAIT")]
     pub no_wait: bool,
@@ -229,9 +305,15 @@ pub struct RecomputeArgs {
 Examples:
   lambdalake status
   lambdalake status --url http://lake.internal:7700
+  lambdalake status --json | jq '.views[] | {name, lag_events}'
 
+Columns: lag is events that the last flush or recompute has not covered (answers have them),
+freshness the age of the newest event that a query sees.
 Exit code 1 means that the server answers but is not healthy.")]
 pub struct StatusArgs {
+    /// Print everything the server tells as one JSON object.
+    #[arg(long, env = "LAMBDALAKE_STATUS_JSON")]
+    pub json: bool,
     #[command(flatten)]
     pub server: ServerArgs,
 }
@@ -315,6 +397,19 @@ pub enum GenerateFormat {
     Combined,
     /// One JSON object per line.
     Ndjson,
+}
+
+/// Longest prefix of idempotency keys: a server takes keys of 255 characters.
+const MAX_KEY_PREFIX_CHARS: usize = 128;
+
+fn key_prefix(text: &str) -> Result<String, String> {
+    let is_printable = text.chars().all(|c| c.is_ascii_graphic());
+    if text.is_empty() || text.len() > MAX_KEY_PREFIX_CHARS || !is_printable {
+        return Err(format!(
+            "use 1 to {MAX_KEY_PREFIX_CHARS} ASCII characters without blanks"
+        ));
+    }
+    Ok(text.to_owned())
 }
 
 fn server_url(text: &str) -> Result<Url, String> {

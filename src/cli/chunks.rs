@@ -2,132 +2,61 @@
 //!
 //! Line formats are cut at line ends: each chunk has about the wanted size, begins at the
 //! beginning of a line, and knows the number of that line in the file, so that a server
-//! that counts from 1 in each request can still be quoted in lines of the file.
+//! that counts from 1 in each request can still be quoted in lines of the file. CSV is cut at
+//! the ends of its records, which may hold line ends in quotes, and each chunk after the first
+//! begins with the header line again.
 //!
 //! ```text
 //! file    a\nbb\nccc\ndd         wanted size 5
 //! chunks  [line 1: a\nbb\n] [line 3: ccc\n] [line 4: dd]
+//!
+//! file    x,y\n1,2\n3,4\n        CSV, wanted size 8
+//! chunks  [line 1: x,y\n1,2\n] [line 3: x,y\n 3,4\n]
 //! ```
 
-use std::fs::File;
-use std::io::{self, Cursor, Read};
-use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::io::{self, Read};
 
-use flate2::read::MultiGzDecoder;
-use serde::de::IgnoredAny;
-
-use super::args::IngestFormat;
-
-/// Longest line that is looked for the end of. Above what any server takes.
+/// Longest line or record that is looked for the end of. Above what any server takes.
 const MAX_LINE_BYTES: usize = 64 << 20;
-/// Largest input in a format that cannot be cut.
-const MAX_WHOLE_BYTES: usize = 1 << 30;
-/// How much of a file is looked at to tell its format.
-const HEAD_BYTES: u64 = 64 << 10;
 
 /// A piece of a file that begins at the beginning of its line `first_line` (from 1).
 #[derive(Debug, PartialEq, Eq)]
 pub struct Chunk {
     pub first_line: u64,
+    /// Lines at the beginning of `bytes` that are repeated from the top of the file.
+    pub repeated_lines: u64,
     pub bytes: Vec<u8>,
 }
 
-/// A file or stdin, decompressed.
-pub struct Input {
-    pub reader: Box<dyn Read>,
-    /// Bytes read so far, counted before decompression.
-    pub read_bytes: Arc<AtomicU64>,
-}
-
-impl Input {
-    /// Opens a file, or stdin for `-`.
-    pub fn open(path: &Path) -> io::Result<Input> {
-        let read_bytes = Arc::new(AtomicU64::new(0));
-        let count = |inner: Box<dyn Read>| Counted {
-            inner,
-            read_bytes: Arc::clone(&read_bytes),
-        };
-        if path == Path::new("-") {
-            return Ok(Input {
-                reader: Box::new(count(Box::new(io::stdin()))),
-                read_bytes,
-            });
-        }
-        let file = File::open(path)?;
-        let counted = count(Box::new(file));
-        let reader: Box<dyn Read> = match path.extension() {
-            Some(extension) if extension == "gz" => Box::new(MultiGzDecoder::new(
-                io::BufReader::with_capacity(256 << 10, counted),
-            )),
-            _ => Box::new(counted),
-        };
-        Ok(Input { reader, read_bytes })
-    }
-}
-
-struct Counted {
-    inner: Box<dyn Read>,
-    read_bytes: Arc<AtomicU64>,
-}
-
-impl Read for Counted {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.inner.read(buffer)?;
-        self.read_bytes.fetch_add(read as u64, Ordering::Relaxed);
-        Ok(read)
-    }
-}
-
-/// Looks at the beginning of the input if the format is to be found out; gives back the
-/// format and the whole input. `Auto` stays where only the server can tell.
-pub fn settle_format(
-    format: IngestFormat,
-    mut reader: Box<dyn Read>,
-) -> io::Result<(IngestFormat, Box<dyn Read>)> {
-    if format != IngestFormat::Auto {
-        return Ok((format, reader));
-    }
-    let mut head = Vec::new();
-    reader.by_ref().take(HEAD_BYTES).read_to_end(&mut head)?;
-    let format = sniff(&head);
-    Ok((format, Box::new(Cursor::new(head).chain(reader))))
-}
-
-/// The format of an input that begins like this. It must hold for every chunk, so it is
-/// told here once and not by the server for each chunk.
-fn sniff(head: &[u8]) -> IngestFormat {
-    let head = head.trim_ascii_start();
-    let end = head.iter().position(|byte| *byte == b'\n');
-    let first_line = &head[..end.unwrap_or(head.len())];
-    match first_line.first() {
-        Some(b'[') => IngestFormat::Json,
-        Some(b'{') => match serde_json::from_slice::<IgnoredAny>(first_line) {
-            // The object goes on after the line: one that is spread over lines.
-            Err(error) if error.is_eof() && end.is_some() => IngestFormat::Json,
-            _ => IngestFormat::Ndjson,
-        },
-        Some(_) => match unescaped_quotes(first_line) {
-            2 => IngestFormat::Common,
-            6.. => IngestFormat::Combined,
-            _ => IngestFormat::Auto,
-        },
-        None => IngestFormat::Auto,
-    }
-}
-
-fn unescaped_quotes(line: &[u8]) -> usize {
-    let mut quotes = 0;
-    let mut bytes = line.iter();
-    while let Some(byte) = bytes.next() {
-        match byte {
-            b'\\' => drop(bytes.next()),
-            b'"' => quotes += 1,
-            _ => {}
+impl Chunk {
+    /// The line of the file that a server means, which counts from 1 in each request.
+    pub fn file_line(&self, line: u64) -> u64 {
+        match line.checked_sub(self.repeated_lines) {
+            Some(own @ 1..) => self.first_line + own - 1,
+            _ if self.repeated_lines == 0 => self.first_line,
+            _ => line, // In the header, which is at the top of the file too.
         }
     }
-    quotes
+}
+
+/// Where an input may be cut.
+enum Cut {
+    /// After any line.
+    Lines,
+    /// After a line end outside quotes.
+    Csv(CsvRecords),
+}
+
+/// What has been seen of a CSV file.
+#[derive(Default)]
+struct CsvRecords {
+    /// How far the pending bytes were looked at, and whether that is inside quotes.
+    scanned: usize,
+    is_quoted: bool,
+    /// One past the last record that ends in them.
+    last_end: Option<usize>,
+    header: Vec<u8>,
+    has_begun: bool,
 }
 
 /// Cuts an input into chunks of at least `target_bytes`, whole lines each. After an error
@@ -139,6 +68,7 @@ pub struct LineChunks<R> {
     pending: Vec<u8>,
     next_line: u64,
     has_ended: bool,
+    cut: Cut,
 }
 
 impl<R: Read> LineChunks<R> {
@@ -149,6 +79,15 @@ impl<R: Read> LineChunks<R> {
             pending: Vec::new(),
             next_line: 1,
             has_ended: false,
+            cut: Cut::Lines,
+        }
+    }
+
+    /// The same for CSV with a header line.
+    pub fn csv(reader: R, target_bytes: usize) -> LineChunks<R> {
+        LineChunks {
+            cut: Cut::Csv(CsvRecords::default()),
+            ..LineChunks::new(reader, target_bytes)
         }
     }
 
@@ -164,12 +103,13 @@ impl<R: Read> LineChunks<R> {
             let read = (&mut self.reader)
                 .take(missing as u64)
                 .read_to_end(&mut self.pending)?;
+            let end = self.cut.last_end(&self.pending);
             if read < missing {
                 self.has_ended = true;
                 return Ok(self.pending.len());
             }
-            if let Some(at) = self.pending.iter().rposition(|byte| *byte == b'\n') {
-                return Ok(at + 1);
+            if let Some(end) = end {
+                return Ok(end);
             }
             if self.pending.len() > MAX_LINE_BYTES.max(self.target_bytes) {
                 let line = self.next_line;
@@ -198,41 +138,84 @@ impl<R: Read> Iterator for LineChunks<R> {
             }
         };
         let rest = self.pending.split_off(cut);
-        let bytes = std::mem::replace(&mut self.pending, rest);
+        let own = std::mem::replace(&mut self.pending, rest);
         let first_line = self.next_line;
-        self.next_line += bytes.iter().filter(|byte| **byte == b'\n').count() as u64;
-        Some(Ok(Chunk { first_line, bytes }))
+        self.next_line += line_ends(&own);
+        let (bytes, repeated_lines) = match &mut self.cut {
+            Cut::Lines => (own, 0),
+            Cut::Csv(records) => records.with_header(own),
+        };
+        Some(Ok(Chunk {
+            first_line,
+            repeated_lines,
+            bytes,
+        }))
     }
 }
 
-/// The whole input as one chunk, for formats that cannot be cut.
-pub fn whole(reader: impl Read) -> io::Result<Chunk> {
-    let mut bytes = Vec::new();
-    reader
-        .take(MAX_WHOLE_BYTES as u64 + 1)
-        .read_to_end(&mut bytes)?;
-    if bytes.len() > MAX_WHOLE_BYTES {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            "a JSON document cannot be cut into requests, and this one is larger than 1 GiB; \
-             write one object per line (NDJSON)",
-        ));
+impl Cut {
+    /// One past the last place in `pending` where a chunk may end.
+    fn last_end(&mut self, pending: &[u8]) -> Option<usize> {
+        match self {
+            Cut::Lines => {
+                let at = pending.iter().rposition(|byte| *byte == b'\n');
+                at.map(|at| at + 1)
+            }
+            Cut::Csv(records) => records.last_end(pending),
+        }
     }
-    Ok(Chunk {
-        first_line: 1,
-        bytes,
-    })
+}
+
+impl CsvRecords {
+    fn last_end(&mut self, pending: &[u8]) -> Option<usize> {
+        for (at, byte) in pending.iter().enumerate().skip(self.scanned) {
+            match byte {
+                // A quote inside quotes is written twice, which changes nothing here.
+                b'"' => self.is_quoted = !self.is_quoted,
+                b'\n' if !self.is_quoted => {
+                    if self.header.is_empty() {
+                        self.header = pending[..=at].to_vec();
+                    }
+                    self.last_end = Some(at + 1);
+                }
+                _ => {}
+            }
+        }
+        self.scanned = pending.len();
+        self.last_end
+    }
+
+    /// A chunk's bytes as they are sent, and how many lines were put before them.
+    fn with_header(&mut self, own: Vec<u8>) -> (Vec<u8>, u64) {
+        // The chunk is gone from the front of the pending bytes, and no record ends after it.
+        self.scanned -= own.len();
+        self.last_end = None;
+        if !self.has_begun {
+            self.has_begun = true;
+            return (own, 0);
+        }
+        let lines = line_ends(&self.header);
+        ([self.header.as_slice(), &own].concat(), lines)
+    }
+}
+
+fn line_ends(bytes: &[u8]) -> u64 {
+    bytes.iter().filter(|byte| **byte == b'\n').count() as u64
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn chunks(text: &str, target_bytes: usize) -> Vec<(u64, String)> {
-        LineChunks::new(text.as_bytes(), target_bytes)
+    fn texts<R: Read>(chunks: LineChunks<R>) -> Vec<(u64, String)> {
+        chunks
             .map(|chunk| chunk.unwrap())
             .map(|chunk| (chunk.first_line, String::from_utf8(chunk.bytes).unwrap()))
             .collect()
+    }
+
+    fn chunks(text: &str, target_bytes: usize) -> Vec<(u64, String)> {
+        texts(LineChunks::new(text.as_bytes(), target_bytes))
     }
 
     #[test]
@@ -265,33 +248,32 @@ mod tests {
     }
 
     #[test]
-    fn formats_are_told_from_the_beginning() {
-        let common = "1.2.3.4 - - [01/Jan/2026:00:00:00 +0000] \"GET / HTTP/1.1\" 200 5";
-        for (head, format) in [
-            ("{\"a\": 1}\n{\"a\": 2}\n", IngestFormat::Ndjson),
-            ("\n  {\"a\": 1}", IngestFormat::Ndjson),
-            ("{\"a\": oops}\n{\"a\": 2}\n", IngestFormat::Ndjson),
-            ("{\n  \"a\": 1\n}\n", IngestFormat::Json),
-            ("[{\"a\": 1}]", IngestFormat::Json),
-            (common, IngestFormat::Common),
-            (
-                &format!("{common} \"-\" \"a \\\"b\\\" c\"\n"),
-                IngestFormat::Combined,
-            ),
-            ("no idea", IngestFormat::Auto),
-            ("", IngestFormat::Auto),
-        ] {
-            assert_eq!(sniff(head.as_bytes()), format, "{head}");
+    fn chunks_of_csv_have_whole_records_under_the_header() {
+        let header = "x,\"the\ny\"\r\n";
+        let records = [
+            "1,plain\r\n",
+            "2,\"two\nlines\"\r\n",
+            "3,\"a \"\"quote\"\"\n\n\"\r\n",
+            "4,end",
+        ];
+        let text = format!("{header}{}", records.concat());
+        for target_bytes in 1..text.len() + 2 {
+            let mut seen = String::new();
+            for chunk in LineChunks::csv(text.as_bytes(), target_bytes) {
+                let chunk = chunk.unwrap();
+                let bytes = String::from_utf8(chunk.bytes.clone()).unwrap();
+                let own = bytes.strip_prefix(header).unwrap();
+                assert!(records.concat().contains(own), "{own}");
+                seen.push_str(own);
+                // The first line after the header, as the server counts and in the file.
+                let line = chunk.file_line(3);
+                let before: String = text.split_inclusive('\n').take(line as usize - 1).collect();
+                assert!(text[before.len()..].starts_with(own), "{line} {own}");
+                assert_eq!(chunk.file_line(1), 1);
+            }
+            assert_eq!(seen, records.concat(), "{target_bytes}");
         }
-    }
-
-    #[test]
-    fn sniffing_loses_nothing() {
-        let text = "{\"a\": 1}\n".repeat(20_000);
-        let reader = Box::new(Cursor::new(text.clone()));
-        let (format, mut reader) = settle_format(IngestFormat::Auto, reader).unwrap();
-        let mut read = String::new();
-        reader.read_to_string(&mut read).unwrap();
-        assert_eq!((format, read == text), (IngestFormat::Ndjson, true));
+        let only_header = texts(LineChunks::csv("x,y\n".as_bytes(), 100));
+        assert_eq!(only_header, [(1, "x,y\n".to_owned())]);
     }
 }

@@ -1,15 +1,16 @@
 //! Requests to a server: addresses, retries, and errors in the server's own words.
 
-use std::io::ErrorKind;
+use std::fs::File;
+use std::io::{ErrorKind, Read, Seek};
 use std::net::IpAddr;
 use std::time::Duration;
 
 use serde_json::Value;
 use ureq::http::{Request, Response};
-use ureq::{Agent, Body};
+use ureq::{Agent, Body, SendBody};
 use url::{Host, Url};
 
-use super::ClientError;
+use super::{ClientError, Refusal};
 
 /// How long to wait for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -32,6 +33,15 @@ pub struct Client {
     base: Url,
 }
 
+/// Ends what a [`Client`] is doing by closing its connection; the server cancels the query.
+pub struct Canceller(Agent);
+
+impl Canceller {
+    pub fn cancel(self) {
+        self.0.shutdown();
+    }
+}
+
 /// Whether a request may be sent again when its connection broke and nobody knows whether
 /// the server has acted on it. One that was refused is sent again in any case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +50,63 @@ pub enum Repeat {
     Harmless,
     /// Sent again, it might act twice: `INSERT INTO`.
     Harmful,
+}
+
+/// What is sent, in a form that can be sent again.
+pub enum Payload<'a> {
+    Bytes(&'a [u8]),
+    /// A file from its beginning, streamed. `on_sent` hears how many bytes have gone.
+    File {
+        file: &'a File,
+        bytes: u64,
+        on_sent: &'a dyn Fn(u64),
+    },
+}
+
+impl Payload<'_> {
+    /// Sends it once.
+    fn send(
+        &self,
+        agent: &Agent,
+        request: ureq::http::request::Builder,
+    ) -> Result<Response<Body>, ureq::Error> {
+        match self {
+            Payload::Bytes(bytes) => agent.run(request.body(*bytes)?),
+            Payload::File {
+                file,
+                bytes,
+                on_sent,
+            } => {
+                let mut file = *file;
+                file.rewind()?;
+                let mut reader = Sending {
+                    file: file.take(*bytes),
+                    sent: 0,
+                    on_sent: *on_sent,
+                };
+                // A server that is busy says so before all of it has been sent in vain.
+                let request = request
+                    .header("content-length", *bytes)
+                    .header("expect", "100-continue");
+                agent.run(request.body(SendBody::from_reader(&mut reader))?)
+            }
+        }
+    }
+}
+
+struct Sending<'a> {
+    file: std::io::Take<&'a File>,
+    sent: u64,
+    on_sent: &'a dyn Fn(u64),
+}
+
+impl Read for Sending<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let read = self.file.read(buffer)?;
+        self.sent += read as u64;
+        (self.on_sent)(self.sent);
+        Ok(read)
+    }
 }
 
 /// An answer read to its end, whatever its status.
@@ -52,10 +119,16 @@ pub struct Answer {
 
 impl Client {
     pub fn new(base: &Url) -> Client {
+        Client::with_timeout(base, Duration::ZERO)
+    }
+
+    /// For requests that the server may need this long for.
+    pub fn with_timeout(base: &Url, timeout: Duration) -> Client {
+        let answer_timeout = ANSWER_TIMEOUT.max(timeout + CONNECT_TIMEOUT);
         let mut config = Agent::config_builder()
             .http_status_as_error(false)
             .timeout_connect(Some(CONNECT_TIMEOUT))
-            .timeout_recv_response(Some(ANSWER_TIMEOUT));
+            .timeout_recv_response(Some(answer_timeout));
         if is_loopback(base) {
             // A proxy from the environment cannot know this machine's loopback address.
             config = config.proxy(None);
@@ -64,6 +137,12 @@ impl Client {
             agent: config.build().into(),
             base: base.clone(),
         }
+    }
+
+    /// A handle that ends the request under way, from another thread. The client is of no use
+    /// afterwards.
+    pub fn canceller(&self) -> Canceller {
+        Canceller(self.agent.clone())
     }
 
     /// The address of a resource; segments and query values are escaped as needed.
@@ -96,11 +175,11 @@ impl Client {
         &self,
         url: &Url,
         headers: &[(&str, &str)],
-        body: &[u8],
+        payload: &Payload<'_>,
         repeat: Repeat,
         on_wait: &dyn Fn(Duration),
     ) -> Result<Answer, ClientError> {
-        let response = self.post_streamed(url, headers, body, repeat, on_wait)?;
+        let response = self.post_streamed(url, headers, payload, repeat, on_wait)?;
         Answer::read(url, response)
     }
 
@@ -109,20 +188,20 @@ impl Client {
         &self,
         url: &Url,
         headers: &[(&str, &str)],
-        body: &[u8],
+        payload: &Payload<'_>,
         repeat: Repeat,
         on_wait: &dyn Fn(Duration),
     ) -> Result<Response<Body>, ClientError> {
-        let request = || {
+        let send = || {
             let mut request = Request::post(url.as_str());
             for (name, value) in headers {
                 request = request.header(*name, *value);
             }
-            request.body(body)
+            payload.send(&self.agent, request)
         };
         let mut wait = FIRST_WAIT;
         for tries_left in (0..BUSY_TRIES).rev() {
-            let response = retry_transport(url, repeat, || self.agent.run(request()?))?;
+            let response = retry_transport(url, repeat, send)?;
             if tries_left == 0 || !matches!(response.status().as_u16(), 429 | 503) {
                 return Ok(response);
             }
@@ -178,11 +257,14 @@ impl Answer {
             None if self.text.trim().is_empty() => "the server refused without a reason".to_owned(),
             None => self.text.trim().chars().take(300).collect(),
         };
-        ClientError::Refused {
+        ClientError::Refused(Refusal {
             status: self.status,
             code,
             message,
-        }
+            line: error["line"].as_u64(),
+            column: error["position"].as_u64(),
+            excerpt: None,
+        })
     }
 }
 

@@ -31,15 +31,34 @@ pub enum ClientError {
         source: Box<ureq::Error>,
     },
     /// The server said no, and why.
-    #[error("{message} [{code}]")]
-    Refused {
-        status: u16,
-        code: String,
-        message: String,
-    },
+    #[error("{0}")]
+    Refused(Refusal),
     /// The server's answer is not what its interface promises.
     #[error("{url} gave an unexpected answer: {reason}")]
     UnexpectedAnswer { url: String, reason: String },
+}
+
+/// A server's no.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    pub status: u16,
+    pub code: String,
+    pub message: String,
+    /// Where in the SQL or body, from 1, if the server knows.
+    pub line: Option<u64>,
+    pub column: Option<u64>,
+    /// The place, ready to be shown under the message.
+    pub excerpt: Option<String>,
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} [{}]", self.message, self.code)?;
+        match &self.excerpt {
+            Some(excerpt) => write!(f, "\n{excerpt}"),
+            None => Ok(()),
+        }
+    }
 }
 
 impl Exit {
@@ -52,14 +71,14 @@ impl Exit {
     }
 
     /// The one place that turns errors into exit codes.
-    fn of(error: &anyhow::Error) -> Exit {
+    pub(super) fn of(error: &anyhow::Error) -> Exit {
         if error.downcast_ref::<SettingsError>().is_some() {
             return Exit::BadInput;
         }
         match error.downcast_ref::<ClientError>() {
             Some(ClientError::BadInput(_)) => Exit::BadInput,
             Some(ClientError::Unreachable { .. }) => Exit::Unreachable,
-            Some(ClientError::Refused { status, .. }) => match status {
+            Some(ClientError::Refused(refusal)) => match refusal.status {
                 429 | 502..=504 => Exit::Unreachable,
                 408 => Exit::Other, // Query time-out: the query may be good.
                 400..=499 => Exit::BadInput,
@@ -94,11 +113,14 @@ mod tests {
     use super::*;
 
     fn refused(status: u16) -> anyhow::Error {
-        ClientError::Refused {
+        ClientError::Refused(Refusal {
             status,
             code: "code".to_owned(),
             message: "message".to_owned(),
-        }
+            line: None,
+            column: None,
+            excerpt: None,
+        })
         .into()
     }
 

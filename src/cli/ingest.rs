@@ -1,5 +1,6 @@
 //! `lambdalake ingest`: files to a stream, chunk by chunk.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,12 +9,14 @@ use std::time::Duration;
 use clap::ValueEnum;
 use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressStyle};
 use serde::Deserialize;
-use uuid::Uuid;
+use serde_json::json;
 
 use super::args::{IngestArgs, IngestFormat};
-use super::chunks::{self, Chunk, Input, LineChunks};
-use super::client::{Answer, Client, Repeat};
-use super::{ClientError, Exit};
+use super::chunks::{Chunk, LineChunks};
+use super::client::{Answer, Client, Payload, Repeat};
+use super::input::Input;
+use super::keys::Keys;
+use super::{ClientError, Exit, Refusal};
 
 /// Rejected lines printed one by one; the others are only counted.
 const MAX_REPORTED_LINES: u64 = 100;
@@ -23,7 +26,10 @@ pub fn run(args: IngestArgs) -> anyhow::Result<Exit> {
     let mut sender = Sender::new(&args)?;
     let outcome = args.files.iter().try_for_each(|file| sender.file(file));
     sender.progress.finish_and_clear();
-    println!("{}", sender.summary());
+    match args.json {
+        true => println!("{}", sender.json_summary(outcome.is_ok())),
+        false => println!("{}", sender.summary()),
+    }
     outcome?;
     Ok(match sender.totals.rejected {
         0 => Exit::Ok,
@@ -37,9 +43,7 @@ struct Sender<'a> {
     progress: ProgressBar,
     /// Stored bytes read so far, over all files.
     done_bytes: u64,
-    /// Makes the idempotency keys of this run unlike those of any other.
-    run_id: Uuid,
-    sent_chunks: u64,
+    keys: Keys,
     totals: Totals,
 }
 
@@ -48,7 +52,26 @@ struct Totals {
     accepted: u64,
     rejected: u64,
     bytes: u64,
+    requests: u64,
     reported: u64,
+}
+
+/// A file that is being sent.
+struct Source<'a> {
+    path: &'a Path,
+    name: String,
+    format: IngestFormat,
+    read_bytes: Arc<AtomicU64>,
+}
+
+impl Source<'_> {
+    fn bad(&self, error: std::io::Error) -> ClientError {
+        bad_file(&self.name, error)
+    }
+}
+
+fn bad_file(name: &str, error: std::io::Error) -> ClientError {
+    ClientError::BadInput(format!("{name}: {error}"))
 }
 
 /// What the server answers to a request it has looked into.
@@ -78,8 +101,7 @@ impl<'a> Sender<'a> {
             args,
             progress: progress_bar(total_bytes(&args.files)?),
             done_bytes: 0,
-            run_id: Uuid::new_v4(),
-            sent_chunks: 0,
+            keys: Keys::new(args.idempotency_key.as_deref()),
             totals: Totals::default(),
         })
     }
@@ -89,34 +111,89 @@ impl<'a> Sender<'a> {
             true => "stdin".to_owned(),
             false => path.display().to_string(),
         };
-        let bad = |error: std::io::Error| ClientError::BadInput(format!("{name}: {error}"));
         self.progress.set_message(name.clone());
-
-        let input = Input::open(path).map_err(bad)?;
-        let (format, reader) =
-            chunks::settle_format(self.args.format, input.reader).map_err(bad)?;
-        if format == IngestFormat::Json {
-            let chunk = chunks::whole(reader).map_err(bad)?;
-            if !chunk.bytes.trim_ascii().is_empty() {
-                self.chunk(&name, format, chunk, &input.read_bytes)?;
+        let mut input = Input::open(path).map_err(|error| bad_file(&name, error))?;
+        let format = input
+            .settle_format(self.args.format, path)
+            .map_err(|error| bad_file(&name, error))?;
+        let read_bytes = Arc::clone(&input.read_bytes);
+        let source = Source {
+            path,
+            name,
+            format,
+            read_bytes: Arc::clone(&read_bytes),
+        };
+        self.keys.begin(path);
+        let batch_bytes = self.args.batch_bytes;
+        match format {
+            IngestFormat::Json | IngestFormat::Parquet | IngestFormat::Arrow => {
+                self.whole(&source, input)?;
             }
-        } else {
-            for chunk in LineChunks::new(reader, self.args.batch_bytes) {
-                self.chunk(&name, format, chunk.map_err(bad)?, &input.read_bytes)?;
+            IngestFormat::Csv => {
+                self.chunks(&source, LineChunks::csv(input.reader, batch_bytes))?
             }
+            _ => self.chunks(&source, LineChunks::new(input.reader, batch_bytes))?,
         }
-        self.done_bytes += input.read_bytes.load(Ordering::Relaxed);
+        self.done_bytes += read_bytes.load(Ordering::Relaxed);
         Ok(())
     }
 
-    fn chunk(
+    fn chunks(
         &mut self,
-        file: &str,
-        format: IngestFormat,
-        chunk: Chunk,
-        read_bytes: &Arc<AtomicU64>,
+        source: &Source<'_>,
+        chunks: LineChunks<Box<dyn std::io::Read>>,
     ) -> anyhow::Result<()> {
-        let answer = self.send(format, &chunk.bytes)?;
+        for chunk in chunks {
+            let chunk = chunk.map_err(|error| source.bad(error))?;
+            let key = self.keys.chunk(source.path, chunk.first_line, &chunk.bytes);
+            let answer = self.send(source, &key, &Payload::Bytes(&chunk.bytes))?;
+            let bytes = chunk.bytes.len() as u64;
+            self.take_answer(source, &chunk, bytes, answer)?;
+            let read = self.done_bytes + source.read_bytes.load(Ordering::Relaxed);
+            self.progress.set_position(read);
+        }
+        Ok(())
+    }
+
+    /// Sends what cannot be cut as one request, streamed from a file.
+    fn whole(&mut self, source: &Source<'_>, input: Input) -> anyhow::Result<()> {
+        let (file, bytes): (File, u64) = input
+            .into_file(source.path)
+            .map_err(|error| source.bad(error))?;
+        if bytes == 0 {
+            return Ok(());
+        }
+        let key = self.keys.file(source.path, &file);
+        let key = key.map_err(|error| source.bad(error))?;
+        // The bar counts stored bytes, which are fewer if they are compressed.
+        let stored = source.read_bytes.load(Ordering::Relaxed) as f64;
+        let (progress, done) = (self.progress.clone(), self.done_bytes);
+        let on_sent = move |sent: u64| {
+            let part = sent as f64 / bytes as f64;
+            progress.set_position(done + (stored * part) as u64);
+        };
+        let payload = Payload::File {
+            file: &file,
+            bytes,
+            on_sent: &on_sent,
+        };
+        let answer = self.send(source, &key, &payload)?;
+        let from_the_top = Chunk {
+            first_line: 1,
+            repeated_lines: 0,
+            bytes: Vec::new(),
+        };
+        self.take_answer(source, &from_the_top, bytes, answer)
+    }
+
+    fn take_answer(
+        &mut self,
+        source: &Source<'_>,
+        chunk: &Chunk,
+        bytes: u64,
+        answer: Answer,
+    ) -> anyhow::Result<()> {
+        let file = &source.name;
         let rejected_all = answer.status == 400;
         let ingested = match serde_json::from_str::<Ingested>(&answer.text) {
             Ok(ingested) if answer.is_success() || rejected_all => ingested,
@@ -127,44 +204,46 @@ impl<'a> Sender<'a> {
                 }
                 .into());
             }
-            _ => return Err(refused(file, &chunk, answer).into()),
+            _ => return Err(refused(file, chunk, answer).into()),
         };
         self.totals.accepted += ingested.accepted;
         self.totals.rejected += ingested.rejected;
-        self.totals.bytes += chunk.bytes.len() as u64;
+        self.totals.bytes += bytes;
+        self.totals.requests += 1;
         for line in &ingested.errors {
-            self.report(file, &chunk, line);
+            self.report(file, chunk, line);
         }
-        let read = self.done_bytes + read_bytes.load(Ordering::Relaxed);
-        self.progress.set_position(read);
         Ok(())
     }
 
-    fn send(&mut self, format: IngestFormat, body: &[u8]) -> Result<Answer, ClientError> {
-        let value = format.to_possible_value();
+    fn send(
+        &self,
+        source: &Source<'_>,
+        key: &str,
+        payload: &Payload<'_>,
+    ) -> Result<Answer, ClientError> {
+        let value = source.format.to_possible_value();
         let format = value.as_ref().map_or("auto", |value| value.get_name());
         let url = self.client.url(
             &["api", "v1", "streams", &self.args.stream, "events"],
             &[("format", format)],
         );
-        self.sent_chunks += 1;
-        let key = format!("{}-{}", self.run_id, self.sent_chunks);
-        let content_type = match format {
-            "ndjson" => "application/x-ndjson",
-            "json" => "application/json",
-            _ => "text/plain",
+        let content_type = match source.format {
+            IngestFormat::Ndjson => "application/x-ndjson",
+            IngestFormat::Json => "application/json",
+            IngestFormat::Csv => "text/csv",
+            IngestFormat::Parquet => "application/vnd.apache.parquet",
+            IngestFormat::Arrow => "application/vnd.apache.arrow.stream",
+            IngestFormat::Auto | IngestFormat::Combined | IngestFormat::Common => "text/plain",
         };
-        let headers = [
-            ("content-type", content_type),
-            ("idempotency-key", key.as_str()),
-        ];
+        let headers = [("content-type", content_type), ("idempotency-key", key)];
+        let on_wait = |wait: Duration| {
+            let seconds = wait.as_secs_f32();
+            self.progress
+                .suspend(|| eprintln!("the server is busy, trying again in {seconds:.1} s"));
+        };
         self.client
-            .post(&url, &headers, body, Repeat::Harmless, &|wait: Duration| {
-                let seconds = wait.as_secs_f32();
-                self.progress.suspend(|| {
-                    eprintln!("the server is busy, trying again in {seconds:.1} s");
-                });
-            })
+            .post(&url, &headers, payload, Repeat::Harmless, &on_wait)
     }
 
     fn report(&mut self, file: &str, chunk: &Chunk, rejected: &RejectedLine) {
@@ -186,6 +265,7 @@ impl<'a> Sender<'a> {
             rejected,
             bytes,
             reported,
+            ..
         } = self.totals;
         let elapsed = self.progress.elapsed();
         let per_second = (accepted as f64 / elapsed.as_secs_f64().max(0.001)) as u64;
@@ -203,21 +283,33 @@ impl<'a> Sender<'a> {
             HumanCount(per_second),
         )
     }
+
+    /// The same for programs. `complete` is false if the command ended before the input did.
+    fn json_summary(&self, is_complete: bool) -> serde_json::Value {
+        json!({
+            "stream": self.args.stream,
+            "accepted": self.totals.accepted,
+            "rejected": self.totals.rejected,
+            "requests": self.totals.requests,
+            "bytes": self.totals.bytes,
+            "elapsed_ms": self.progress.elapsed().as_millis() as u64,
+            "complete": is_complete,
+        })
+    }
 }
 
 /// The server would not look into the chunk at all: say where it began.
 fn refused(file: &str, chunk: &Chunk, answer: Answer) -> ClientError {
     let line = answer.body["error"]["line"].as_u64();
     match answer.into_error() {
-        ClientError::Refused {
-            status,
-            code,
-            message,
-        } => ClientError::Refused {
-            status,
-            code,
-            message: format!("{}: {message}", place(file, chunk, line.or(Some(1)))),
-        },
+        ClientError::Refused(refusal) => ClientError::Refused(Refusal {
+            message: format!(
+                "{}: {}",
+                place(file, chunk, line.or(Some(1 + chunk.repeated_lines))),
+                refusal.message
+            ),
+            ..refusal
+        }),
         other => other,
     }
 }
@@ -225,7 +317,7 @@ fn refused(file: &str, chunk: &Chunk, answer: Answer) -> ClientError {
 /// The server counts lines from 1 in each request.
 fn place(file: &str, chunk: &Chunk, line: Option<u64>) -> String {
     match line {
-        Some(line) => format!("{file}:{}", chunk.first_line + line.saturating_sub(1)),
+        Some(line) => format!("{file}:{}", chunk.file_line(line)),
         None => file.to_owned(),
     }
 }
@@ -266,6 +358,7 @@ mod tests {
     fn places_are_lines_of_the_file() {
         let chunk = Chunk {
             first_line: 101,
+            repeated_lines: 0,
             bytes: Vec::new(),
         };
         assert_eq!(place("a.log", &chunk, Some(1)), "a.log:101");

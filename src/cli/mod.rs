@@ -6,16 +6,28 @@
 //! one thread with a blocking HTTP client: one request at a time is what keeps "events of
 //! one file arrive in the order of the file" true.
 
+mod answer;
 pub mod args;
+mod caret;
 pub mod chunks;
 pub mod client;
+mod describe;
 mod exit;
 pub mod generate;
 pub mod ingest;
+pub mod input;
+mod keys;
+mod meta;
+mod output;
+mod query;
 pub mod recompute;
+mod render;
+mod session;
 pub mod settings;
+mod shell;
 pub mod sql;
+mod statements;
 pub mod status;
 mod table;
 
-pub use exit::{ClientError, Exit};
+pub use exit::{ClientError, Exit, Refusal};

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::args::RecomputeArgs;
-use super::client::{Client, Repeat};
+use super::client::{Client, Payload, Repeat};
 use super::{ClientError, Exit};
 
 /// First wait between two looks at a run; grows to [`LONGEST_WAIT`].
@@ -26,27 +26,66 @@ struct Run {
     error: Value,
 }
 
-/// Ends with [`Exit::Other`] if the run failed.
+/// Ends with [`Exit::Other`] if a run failed.
 pub fn run(args: RecomputeArgs) -> anyhow::Result<Exit> {
     let client = Client::new(&args.server.url);
-    let url = client.url(&["api", "v1", "views", &args.view, "recompute"], &[]);
+    let Some(view) = &args.view else {
+        return all(&client, args.no_wait);
+    };
+    let run_id = start(&client, view)?;
+    if args.no_wait {
+        println!("{run_id}");
+        return Ok(Exit::Ok);
+    }
+    let run = follow(&client, &run_id)?;
+    Ok(print_result(view, &run_id, &run))
+}
+
+/// Recomputes every view, one after the other. One that fails does not keep the others from it.
+fn all(client: &Client, no_wait: bool) -> anyhow::Result<Exit> {
+    let answer = client.get(&client.url(&["api", "v1", "views"], &[]))?;
+    let views = answer["views"].as_array().cloned().unwrap_or_default();
+    let mut exit = Exit::Ok;
+    for view in views.iter().filter_map(|view| view["name"].as_str()) {
+        let outcome = start(client, view)
+            .map_err(anyhow::Error::from)
+            .and_then(|run_id| {
+                if no_wait {
+                    println!("{view} {run_id}");
+                    return Ok(Exit::Ok);
+                }
+                let run = follow(client, &run_id)?;
+                Ok(print_result(view, &run_id, &run))
+            });
+        match outcome {
+            Ok(Exit::Ok) => {}
+            Ok(_) => exit = Exit::Other,
+            // Nobody will answer for the other views either.
+            Err(error) if Exit::of(&error) == Exit::Unreachable => return Err(error),
+            Err(error) => {
+                eprintln!("error: {view}: {error}");
+                exit = Exit::Other;
+            }
+        }
+    }
+    Ok(exit)
+}
+
+/// Starts a run and returns its id.
+fn start(client: &Client, view: &str) -> Result<String, ClientError> {
+    let url = client.url(&["api", "v1", "views", view, "recompute"], &[]);
     // A second try would find the run of the first in its way.
-    let answer = client.post(&url, &[], b"", Repeat::Harmful, &|_| {})?;
+    let nothing = Payload::Bytes(b"");
+    let answer = client.post(&url, &[], &nothing, Repeat::Harmful, &|_| {})?;
     let started = answer.into_json(&url)?;
-    let run_id = started["run_id"]
+    started["run_id"]
         .as_str()
         .map(str::to_owned)
         .or_else(|| started["run_id"].as_u64().map(|id| id.to_string()))
         .ok_or_else(|| ClientError::UnexpectedAnswer {
             url: url.to_string(),
             reason: "it names no run".to_owned(),
-        })?;
-    if args.no_wait {
-        println!("{run_id}");
-        return Ok(Exit::Ok);
-    }
-    let run = follow(&client, &run_id)?;
-    print_result(&args.view, &run_id, &run)
+        })
 }
 
 /// Looks at the run until it is over. The server bounds how long that takes; a server that
@@ -74,14 +113,14 @@ fn follow(client: &Client, run_id: &str) -> anyhow::Result<Run> {
     }
 }
 
-fn print_result(view: &str, run_id: &str, run: &Run) -> anyhow::Result<Exit> {
+fn print_result(view: &str, run_id: &str, run: &Run) -> Exit {
     if run.status != "succeeded" {
         let reason = match readable(&run.error) {
             reason if reason.is_empty() => "the server gives no reason".to_owned(),
             reason => reason,
         };
         eprintln!("error: run {run_id} of {view} {}: {reason}", run.status);
-        return Ok(Exit::Other);
+        return Exit::Other;
     }
     let audit = match readable(&run.audit) {
         audit if audit.is_empty() => String::new(),
@@ -92,7 +131,7 @@ fn print_result(view: &str, run_id: &str, run: &Run) -> anyhow::Result<Exit> {
         HumanCount(run.rows_read),
         Duration::from_millis(run.duration_ms).as_secs_f64(),
     );
-    Ok(Exit::Ok)
+    Exit::Ok
 }
 
 /// The words in a value that may be a plain string or an object with a message.

@@ -1,5 +1,7 @@
 //! JSON objects as a table with aligned columns.
 
+use std::time::Duration;
+
 use serde_json::Value;
 
 /// Lines of a table: one column for each name that at least one object has a value for, one
@@ -13,7 +15,7 @@ pub fn lines(objects: &[Value], columns: &[&str]) -> Vec<String> {
     if columns.is_empty() {
         return Vec::new();
     }
-    let header = columns.iter().map(|name| name.replace('_', " ")).collect();
+    let header = columns.iter().map(|name| heading(name)).collect();
     let rows = objects.iter().map(|object| {
         let cells = columns.iter().map(|column| cell(column, &object[*column]));
         cells.collect::<Vec<String>>()
@@ -48,19 +50,56 @@ pub fn cell(column: &str, value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),
         Value::String(text) => text.clone(),
+        Value::Number(number) if column.ends_with("_ms") => match number.as_u64() {
+            Some(millis) => age(Duration::from_millis(millis)),
+            None => number.to_string(),
+        },
         Value::Number(number) => match (column.ends_with("bytes"), number.as_u64()) {
             (true, Some(bytes)) => indicatif::HumanBytes(bytes).to_string(),
             (false, Some(count)) => indicatif::HumanCount(count).to_string(),
             (_, None) => number.to_string(),
         },
         Value::Object(fields) => match fields.get("status").or_else(|| fields.get("state")) {
-            Some(Value::String(status)) => status.clone(),
+            Some(Value::String(status)) => match fields.get("started_at") {
+                Some(Value::String(time)) => format!("{status} {}", whole_seconds(time)),
+                _ => status.clone(),
+            },
             _ => value.to_string(),
         },
         // Shards, panes: how many there are says enough in a table.
         Value::Array(items) => items.len().to_string(),
         other => other.to_string(),
     }
+}
+
+/// A time span as precise as a reader needs it: `12 ms`, `3.4 s`, `5m 12s`, `3days 4h`.
+pub fn age(span: Duration) -> String {
+    if span < Duration::from_secs(1) {
+        return format!("{} ms", span.as_millis());
+    }
+    if span < Duration::from_secs(60) {
+        return format!("{:.1} s", span.as_secs_f64());
+    }
+    let minutes = span.as_secs() / 60;
+    let rounded = match minutes {
+        ..60 => span.as_secs(),
+        60..1_440 => minutes * 60,
+        _ => minutes / 60 * 3_600,
+    };
+    humantime::format_duration(Duration::from_secs(rounded)).to_string()
+}
+
+/// A time in RFC 3339 without its fraction of a second.
+fn whole_seconds(time: &str) -> String {
+    match time.split_once('.') {
+        Some((seconds, _)) => format!("{seconds}Z"),
+        None => time.to_owned(),
+    }
+}
+
+/// The name of a column as a heading.
+fn heading(column: &str) -> String {
+    column.trim_end_matches("_ms").replace('_', " ")
 }
 
 #[cfg(test)]
@@ -95,5 +134,22 @@ mod tests {
             cell("last_run", &json!({"run_id": "7", "status": "succeeded"})),
             "succeeded"
         );
+        let run = json!({"status": "failed", "started_at": "2026-01-02T03:04:05.678901Z"});
+        assert_eq!(cell("last_run", &run), "failed 2026-01-02T03:04:05Z");
+    }
+
+    #[test]
+    fn spans_are_as_precise_as_a_reader_needs() {
+        for (millis, shown) in [
+            (12, "12 ms"),
+            (3_449, "3.4 s"),
+            (312_000, "5m 12s"),
+            (3_912_000, "1h 5m"),
+            (100 * 3_600_000 + 59_000, "4days 4h"),
+        ] {
+            assert_eq!(age(Duration::from_millis(millis)), shown);
+        }
+        assert_eq!(cell("freshness_ms", &json!(1500)), "1.5 s");
+        assert_eq!(heading("freshness_ms"), "freshness");
     }
 }

@@ -9,41 +9,48 @@ use std::thread;
 use serde_json::Value;
 
 /// A request as the server saw it.
-struct Seen {
+pub struct Seen {
     /// Method and path with query.
-    line: String,
+    pub line: String,
     headers: String,
     body: String,
 }
 
 /// Answers one request after the other, each on its own connection, and remembers them.
-struct ScriptedServer {
-    url: String,
+pub struct ScriptedServer {
+    pub url: String,
     seen: Receiver<Seen>,
 }
 
 impl ScriptedServer {
     /// `answers` are (status, further header line or "", body).
-    fn start(answers: Vec<(u16, &'static str, &'static str)>) -> ScriptedServer {
+    pub fn start(answers: Vec<(u16, &'static str, &'static str)>) -> ScriptedServer {
+        let answers = answers.into_iter().map(|(status, header, body)| {
+            let header = match header {
+                "" => String::new(),
+                header => format!("{header}\r\n"),
+            };
+            format!(
+                "HTTP/1.1 {status} Scripted\r\n{header}content-length: {}\r\n\
+                 connection: close\r\n\r\n{body}",
+                body.len()
+            )
+        });
+        ScriptedServer::raw(answers.collect())
+    }
+
+    /// The same for answers as they are on the wire; after each the connection is closed.
+    fn raw(answers: Vec<String>) -> ScriptedServer {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let (sender, seen) = channel();
         let serve = move || {
-            for (status, header, body) in answers {
+            for answer in answers {
                 let (mut stream, _) = listener.accept().unwrap();
                 let request = read_request(&stream);
-                let header = match header {
-                    "" => String::new(),
-                    header => format!("{header}\r\n"),
-                };
-                write!(
-                    stream,
-                    "HTTP/1.1 {status} Scripted\r\n{header}content-length: {}\r\n\
-                     connection: close\r\n\r\n{body}",
-                    body.len()
-                )
-                .unwrap();
+                // Before the answer, which may be the last thing that the client waits for.
                 sender.send(request).unwrap();
+                stream.write_all(answer.as_bytes()).unwrap();
             }
         };
         thread::Builder::new()
@@ -53,7 +60,7 @@ impl ScriptedServer {
         ScriptedServer { url, seen }
     }
 
-    fn seen(&self) -> Vec<Seen> {
+    pub fn seen(&self) -> Vec<Seen> {
         self.seen.try_iter().collect()
     }
 }
@@ -70,12 +77,16 @@ fn read_request(stream: &TcpStream) -> Seen {
         .lines()
         .find_map(|header| header.strip_prefix("content-length: "))
         .map_or(0, |length| length.parse().unwrap());
+    if headers.contains("expect: 100-continue") {
+        let mut stream = stream;
+        stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").unwrap();
+    }
     let mut body = vec![0; length];
     reader.read_exact(&mut body).unwrap();
     Seen {
         line: line.trim_end_matches(" HTTP/1.1").to_owned(),
         headers,
-        body: String::from_utf8(body).unwrap(),
+        body: text(&body),
     }
 }
 
@@ -174,6 +185,27 @@ fn a_busy_server_gets_the_same_chunk_again() {
 }
 
 #[test]
+fn a_server_that_stays_busy_is_exit_code_3() {
+    let busy = r#"{"error": {"code": "tail_full", "message": "the tail is full"}}"#;
+    let server = ScriptedServer::start(vec![(429, "retry-after: 0", busy); 40]);
+    let output = lambdalake(
+        &["ingest", "s", "--json", "--url", &server.url],
+        "{\"a\":1}\n",
+    );
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert!(
+        said.contains("error: stdin:1: the tail is full [tail_full]"),
+        "{said}"
+    );
+    let summary: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(summary["complete"], false);
+    assert_eq!(summary["accepted"], 0);
+    let tries = server.seen().len();
+    assert!((5..40).contains(&tries), "{tries} tries");
+}
+
+#[test]
 fn a_refused_chunk_ends_the_command_with_its_place() {
     let server = ScriptedServer::start(vec![(
         404,
@@ -209,6 +241,115 @@ fn sql_asks_for_ndjson_in_a_pipe_and_streams_it() {
         body,
         serde_json::json!({"query": "SELECT 1", "layer": "batch"})
     );
+}
+
+#[test]
+fn an_answer_that_breaks_off_is_exit_code_1() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("answer");
+    let file = path.to_str().unwrap();
+    for arguments in [
+        ["sql", "SELECT 1"].as_slice(),
+        &["sql", "SELECT 1", "--format", "csv", "--output", file],
+    ] {
+        // A chunked body without its last chunk, as a query that fails late ends.
+        let broken = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n8\r\n{\"n\":1}\n\r\n";
+        let server = ScriptedServer::raw(vec![broken.to_owned()]);
+        let output = lambdalake(&[arguments, &["--url", &server.url]].concat(), "");
+        assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
+        let said = text(&output.stderr);
+        assert!(
+            said.contains("the rows above are not all of them"),
+            "{said}"
+        );
+        assert!(!path.exists(), "no half of a file");
+    }
+}
+
+#[test]
+fn parameters_and_timeout_are_sent_with_the_query() {
+    let server = ScriptedServer::start(vec![(200, "", ""), (200, "", "")]);
+    let url = server.url.as_str();
+    let query = ["sql", "SELECT $1, $2", "--url", url, "--timeout", "90s"];
+    let numbered = [&query[..], &["--param", "1=7", "-p", "2=x"]].concat();
+    let named = ["sql", "SELECT $a", "--url", url, "--param", "a=null"];
+    for arguments in [&numbered[..], &named] {
+        let output = lambdalake(arguments, "");
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    }
+    let bodies: Vec<Value> = server
+        .seen()
+        .iter()
+        .map(|seen| serde_json::from_str(&seen.body).unwrap())
+        .collect();
+    let timeout_ms = 90_000;
+    assert_eq!(
+        bodies,
+        [
+            serde_json::json!({
+                "query": "SELECT $1, $2", "params": [7, "x"], "timeout_ms": timeout_ms
+            }),
+            serde_json::json!({"query": "SELECT $a", "params": {"a": null}}),
+        ]
+    );
+}
+
+#[test]
+fn every_chunk_of_csv_begins_with_the_header() {
+    const TAKEN: &str = r#"{"accepted": 1, "rejected": 0, "errors": []}"#;
+    let bad = r#"{"accepted": 0, "rejected": 1,
+        "errors": [{"line": 2, "code": "bad_value", "field": "n", "message": "not a number"}]}"#;
+    let server = ScriptedServer::start(vec![(200, "", TAKEN), (400, "", bad)]);
+    let url = server.url.as_str();
+    let output = lambdalake(
+        &["ingest", "s", "--url", url, "--batch-bytes", "12"],
+        "t,n\n\"a\nb\",1\nc,x\n",
+    );
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output.stderr));
+    assert_eq!(
+        text(&output.stderr),
+        "stdin:4: field n: not a number [bad_value]\n"
+    );
+    let seen = server.seen();
+    assert!(seen[0].line.ends_with("?format=csv"), "{}", seen[0].line);
+    let bodies: Vec<&str> = seen.iter().map(|seen| seen.body.as_str()).collect();
+    assert_eq!(bodies, ["t,n\n\"a\nb\",1\n", "t,n\nc,x\n"]);
+}
+
+#[test]
+fn parquet_and_arrow_are_streamed_as_one_request() {
+    let folder = tempfile::tempdir().unwrap();
+    let filler = "x".repeat(3 << 20);
+    for (format, magic, compressed) in [
+        ("parquet", "PAR1", false),
+        ("parquet", "PAR1", true),
+        ("arrow", "ARROW1", false),
+    ] {
+        let bytes = format!("{magic}{filler}");
+        let path = folder.path().join("some-file");
+        match compressed {
+            true => std::fs::write(&path, zstd::encode_all(bytes.as_bytes(), 1).unwrap()),
+            false => std::fs::write(&path, &bytes),
+        }
+        .unwrap();
+        let server = ScriptedServer::start(vec![
+            (503, "retry-after: 0", ""),
+            (200, "", r#"{"accepted": 9, "rejected": 0, "errors": []}"#),
+        ]);
+        let path = path.to_str().unwrap();
+        let output = lambdalake(&["ingest", "s", path, "--url", &server.url, "--json"], "");
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        let summary: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(summary["accepted"], 9);
+        assert_eq!(summary["bytes"], bytes.len());
+        let seen = server.seen();
+        assert_eq!(seen.len(), 2);
+        for again in seen {
+            assert!(again.line.ends_with(&format!("?format={format}")));
+            assert!(again.headers.contains("expect: 100-continue"));
+            assert!(again.body == bytes, "{} bytes came", again.body.len());
+        }
+    }
 }
 
 #[test]
@@ -273,6 +414,28 @@ fn recompute_follows_the_run_to_its_end() {
             "GET /api/v1/runs/r7",
             "GET /api/v1/runs/r7"
         ]
+    );
+}
+
+#[test]
+fn a_failed_run_does_not_keep_other_views_from_theirs() {
+    let server = ScriptedServer::start(vec![
+        (200, "", r#"{"views": [{"name": "v"}, {"name": "w"}]}"#),
+        (202, "", r#"{"run_id": "r1"}"#),
+        (200, "", r#"{"status": "failed", "error": "audit differs"}"#),
+        (202, "", r#"{"run_id": "r2"}"#),
+        (
+            200,
+            "",
+            r#"{"status": "succeeded", "rows_read": 5, "duration_ms": 10}"#,
+        ),
+    ]);
+    let output = lambdalake(&["recompute", "--all", "--url", &server.url], "");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("run r1 of v failed: audit differs"));
+    assert_eq!(
+        text(&output.stdout),
+        "w: run r2 succeeded, 5 rows in 0.0 s\n"
     );
 }
 

@@ -3,6 +3,7 @@
 mod answers;
 mod bad_input;
 mod catalog;
+mod cli;
 mod client;
 mod equivalence;
 mod health;
