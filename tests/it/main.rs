@@ -6,6 +6,8 @@ mod equivalence;
 mod invariant;
 mod layering;
 mod old_formats;
+mod python;
+mod readers;
 mod real_log;
 mod restart;
 mod schema_change;
