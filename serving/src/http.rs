@@ -8,6 +8,7 @@ mod answer;
 mod catalog;
 mod errors;
 mod ingest;
+mod openapi;
 mod queries;
 mod request;
 pub mod server;
@@ -98,6 +99,7 @@ enum Route {
     Live,
     Ready,
     Health,
+    OpenApi,
 }
 
 impl Route {
@@ -155,6 +157,8 @@ fn routes(app: Arc<App>) -> BoxedFilter<(Response,)> {
         .or(path!("health" / "readyz").map(|| Route::Ready))
         .unify()
         .or(path!("health").map(|| Route::Health))
+        .unify()
+        .or(path!("openapi.json").map(|| Route::OpenApi))
         .unify()
         .boxed();
     streams
@@ -238,6 +242,7 @@ async fn resource(app: &App, route: Route) -> Result<Response, Failure> {
         }
         Route::Live => json!({"status": "ok"}),
         Route::Ready | Route::Health => return Ok(health(app)),
+        Route::OpenApi => return Ok(openapi::description()),
         Route::Unknown | Route::Events(_) | Route::Sql => {
             return Err(EngineError::internal("a route without a handler").into());
         }

@@ -6,6 +6,7 @@ mod equivalence;
 mod invariant;
 mod layering;
 mod old_formats;
+mod openapi;
 mod python;
 mod readers;
 mod real_log;

@@ -4,22 +4,27 @@
 //!   engine's batches -> encode (blocking pool) -> pieces (bounded) -> body -> client
 //! ```
 //!
-//! Everything up to the first rows happens before the status is chosen, so a query that fails
-//! early has an error answer. After that a task pumps the rest, and a failure ends the chunked
+//! The first kilobytes are gathered before the status is chosen, so a query that fails early has
+//! an error answer. After that a task pumps the rest, and a failure ends the chunked
 //! body without its last chunk: a client that checks its transport sees it, and no error text
 //! ever stands inside a result. The task belongs to the body: when the client goes away, hyper
 //! drops the body, which stops the task, which drops the engine's stream. And it works without
 //! being polled, so that a client that stops reading still meets the query's deadline.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use bytes::Bytes;
 use datafusion::common::DataFusionError;
+use datafusion::execution::SendableRecordBatchStream;
+use futures::stream::Peekable;
 use futures::{Stream, StreamExt};
 use tokio::sync::mpsc;
 use tokio::task::{JoinSet, spawn_blocking};
+use tokio::time::timeout;
 use warp::http::{HeaderMap, HeaderName, HeaderValue, header};
 use warp::reply::{Reply, Response};
 
@@ -30,8 +35,16 @@ use crate::encode::{Encoder, Format};
 use crate::engine::{Answer, QueryStats};
 use crate::error::EngineError;
 
-/// Sends an answer in a format. Errors before the first rows are returned; later ones break the
-/// body and are logged.
+/// Bytes of an answer that are gathered before its status is chosen: a small answer that fails on
+/// its way has an error answer, and one that does not has a length.
+const GATHERED_BYTES: usize = 64 * 1024;
+
+/// How long an answer may pause while it is gathered: rows that are there are not held back for
+/// rows that are slow.
+const GATHER_PAUSE: Duration = Duration::from_millis(20);
+
+/// Sends an answer in a format. Errors of its first part are returned; later ones break the body
+/// and are logged.
 pub(super) async fn respond(
     app: &App,
     ticket: Ticket,
@@ -40,18 +53,21 @@ pub(super) async fn respond(
 ) -> Result<Response, EngineError> {
     let mut pump = Pump {
         encoder: Some(format.encoder(&answer.schema, app.limits.table_rows)),
-        answer,
+        batches: answer.batches.peekable(),
+        stats: answer.stats,
         rows: 0,
     };
     let mut first = pump.encode(|encoder| encoder.start()).await?;
-    let is_ended = match ticket.run(pump.next()).await?? {
-        Some(piece) => {
-            first.extend_from_slice(&piece);
-            false
+    let is_ended = loop {
+        match ticket.run(pump.next()).await?? {
+            Some(piece) => first.extend_from_slice(&piece),
+            None => break true,
         }
-        None => true,
+        if first.len() >= GATHERED_BYTES || !pump.is_next_soon().await {
+            break false;
+        }
     };
-    let headers = headers(&ticket.id, &pump.answer.stats, format);
+    let headers = headers(&ticket.id, &pump.stats, format);
     if is_ended {
         first.extend_from_slice(&pump.finish(&ticket).await?);
         return Ok(with_headers(Response::new(first.into()), headers));
@@ -87,7 +103,8 @@ enum Piece {
 struct Pump {
     /// Away only while a blocking thread has it.
     encoder: Option<Box<dyn Encoder>>,
-    answer: Answer,
+    batches: Peekable<SendableRecordBatchStream>,
+    stats: Arc<QueryStats>,
     rows: u64,
 }
 
@@ -130,7 +147,7 @@ impl Pump {
             {
                 return Ok(None);
             }
-            let batch: RecordBatch = match self.answer.batches.next().await {
+            let batch: RecordBatch = match self.batches.next().await {
                 None => return Ok(None),
                 Some(batch) => batch?,
             };
@@ -145,9 +162,16 @@ impl Pump {
         }
     }
 
+    /// Whether the next batch, or the end, comes within [`GATHER_PAUSE`].
+    async fn is_next_soon(&mut self) -> bool {
+        timeout(GATHER_PAUSE, Pin::new(&mut self.batches).peek())
+            .await
+            .is_ok()
+    }
+
     async fn finish(&mut self, ticket: &Ticket) -> Result<Vec<u8>, EngineError> {
         let rows = self.rows;
-        let stats = self.answer.stats.to_json(ticket.started.elapsed());
+        let stats = self.stats.to_json(ticket.started.elapsed());
         self.encode(move |encoder| encoder.finish(rows, &stats))
             .await
     }
