@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod client;
+mod docs;
 mod equivalence;
 mod invariant;
 mod layering;
