@@ -10,6 +10,7 @@ pub mod closed;
 mod errors;
 mod ingest;
 mod negotiate;
+mod openapi;
 mod queries;
 mod query_record;
 mod request;
@@ -105,6 +106,7 @@ enum Route {
     Ready,
     Health,
     Metrics,
+    OpenApi,
 }
 
 impl Route {
@@ -139,6 +141,7 @@ impl Route {
             Self::Ready => "/health/readyz",
             Self::Health => "/health",
             Self::Metrics => "/metrics",
+            Self::OpenApi => "/openapi.json",
         }
     }
 
@@ -199,6 +202,8 @@ fn routes(app: Arc<App>) -> BoxedFilter<(Response,)> {
         .or(path!("health").map(|| Route::Health))
         .unify()
         .or(path!("metrics").map(|| Route::Metrics))
+        .unify()
+        .or(path!("openapi.json").map(|| Route::OpenApi))
         .unify()
         .boxed();
     streams
@@ -293,6 +298,7 @@ async fn resource(app: &App, route: Route) -> Result<Response, Failure> {
         Route::Live => json!({"status": "ok"}),
         Route::Ready | Route::Health => return Ok(health(app)),
         Route::Metrics => return Ok(metrics(app).await?),
+        Route::OpenApi => return Ok(openapi::description()),
         Route::Unknown | Route::Events(_) | Route::Sql => {
             return Err(EngineError::internal("a route without a handler").into());
         }

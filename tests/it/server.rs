@@ -110,12 +110,19 @@ impl Server {
         Answer {
             status: response.status().as_u16(),
             headers: response.headers().clone(),
-            text: response.body_mut().read_to_string().expect("a whole body"),
+            text: String::from_utf8_lossy(
+                &response.body_mut().read_to_vec().expect("a whole body"),
+            )
+            .into_owned(),
         }
     }
 
     pub fn get(&self, path: &str) -> Answer {
         Self::answer(self.agent.get(format!("{}{path}", self.base)).call())
+    }
+
+    pub fn head(&self, path: &str) -> Answer {
+        Self::answer(self.agent.head(format!("{}{path}", self.base)).call())
     }
 
     pub fn delete(&self, path: &str) -> Answer {

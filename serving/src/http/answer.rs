@@ -5,8 +5,8 @@
 //!                    -> body -> client
 //! ```
 //!
-//! Everything up to the first rows happens before the status is chosen, so a query that fails
-//! early has an error answer. After that a task pumps the rest, and a failure ends the chunked
+//! The first kilobytes are gathered before the status is chosen, so a query that fails early has
+//! an error answer. After that a task pumps the rest, and a failure ends the chunked
 //! body without its last chunk: a client that checks its transport sees it, and no error text
 //! ever stands inside a result. The task belongs to the body: when the client goes away, hyper
 //! drops the body, which stops the task, which drops the engine's stream. And it works without
@@ -43,8 +43,13 @@ use crate::error::EngineError;
 /// A body below this many bytes is not compressed: it fits a packet as it is.
 const SMALL_BYTES: usize = 1024;
 
-/// How long a compressed answer with a small first piece waits to see whether that was all.
-const END_WAIT: Duration = Duration::from_millis(10);
+/// Bytes of an answer that are gathered before its status is chosen: a small answer that fails on
+/// its way has an error answer, and one that does not has a length.
+const GATHERED_BYTES: usize = 64 * 1024;
+
+/// How long an answer may pause while it is gathered: rows that are there are not held back for
+/// rows that are slow.
+const GATHER_PAUSE: Duration = Duration::from_millis(20);
 
 /// How a client wants to see its answer.
 #[derive(Debug, Clone, Copy)]
@@ -55,8 +60,8 @@ pub(super) struct Shown {
     pub(super) coding: Coding,
 }
 
-/// Sends an answer as it should be shown. Errors before the first rows are returned; later ones
-/// break the body and are logged.
+/// Sends an answer as it should be shown. Errors of its first part are returned; later ones break
+/// the body and are logged.
 pub(super) async fn respond(
     app: &App,
     ticket: Ticket,
@@ -80,16 +85,15 @@ pub(super) async fn respond(
         rows: 0,
     };
     let mut first = pump.encode(|encoder| encoder.start()).await?;
-    let mut is_ended = match ticket.run(pump.next()).await?? {
-        Some(piece) => {
-            first.extend_from_slice(&piece);
-            false
+    let is_ended = loop {
+        match ticket.run(pump.next()).await?? {
+            Some(piece) => first.extend_from_slice(&piece),
+            None => break true,
         }
-        None => true,
+        if first.len() >= GATHERED_BYTES || !pump.is_next_soon().await {
+            break false;
+        }
     };
-    if !is_ended && shown.coding != Coding::Identity && first.len() < SMALL_BYTES {
-        is_ended = pump.ends_soon().await;
-    }
     let mut headers = headers(&ticket.id, &pump.answer.stats, shown.format);
     if is_ended {
         first.extend_from_slice(&pump.finish(&ticket).await?);
@@ -167,8 +171,8 @@ struct Pump {
     answer: Answer,
     /// The batch being encoded.
     slices: Slices,
-    /// What `ends_soon` found instead of the end.
-    next_batch: Option<Result<RecordBatch, DataFusionError>>,
+    /// What `is_next_soon` found: a batch, or the end.
+    next_batch: Option<Option<Result<RecordBatch, DataFusionError>>>,
     rows: u64,
 }
 
@@ -214,14 +218,14 @@ impl Pump {
                 return Ok(None);
             }
             let Some(slice) = self.slices.next() else {
-                let batch = match self.next_batch.take() {
-                    Some(batch) => batch?,
-                    None => match self.answer.batches.next().await {
-                        None => return Ok(None),
-                        Some(batch) => batch?,
-                    },
+                let next = match self.next_batch.take() {
+                    Some(next) => next,
+                    None => self.answer.batches.next().await,
                 };
-                self.slices.put(batch);
+                let Some(batch) = next else {
+                    return Ok(None);
+                };
+                self.slices.put(batch?);
                 continue;
             };
             let rows = slice.num_rows();
@@ -232,19 +236,15 @@ impl Pump {
         }
     }
 
-    /// Whether there is nothing after the rows so far, as far as can be told without a long wait.
-    async fn ends_soon(&mut self) -> bool {
-        if !self.slices.is_empty() || self.next_batch.is_some() {
-            return false;
-        }
-        match timeout(END_WAIT, self.answer.batches.next()).await {
-            Ok(None) => true,
-            Ok(batch) => {
-                self.next_batch = batch;
-                false
+    /// Whether the next piece, or the end, comes within [`GATHER_PAUSE`].
+    async fn is_next_soon(&mut self) -> bool {
+        if self.slices.is_empty() && self.next_batch.is_none() {
+            match timeout(GATHER_PAUSE, self.answer.batches.next()).await {
+                Ok(next) => self.next_batch = Some(next),
+                Err(_) => return false,
             }
-            Err(_) => false,
         }
+        true
     }
 
     /// Compresses what was made until now, and everything after it.

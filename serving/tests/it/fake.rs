@@ -269,6 +269,10 @@ impl Engine for Fake {
                 alive,
             )
         } else if sql.contains("fails later") {
+            // More than is gathered before the status is chosen.
+            let all = [Ok(numbers(0, 65_536)), Err(exhausted())];
+            adapt(numbers(0, 0), futures::stream::iter(all), alive)
+        } else if sql.contains("fails soon") {
             let all = [Ok(numbers(0, 10)), Err(exhausted())];
             adapt(numbers(0, 0), futures::stream::iter(all), alive)
         } else if sql.contains("too many rows") {

@@ -117,6 +117,17 @@ async fn time_runs_out() {
 }
 
 #[tokio::test]
+async fn a_small_answer_that_fails_is_an_error_answer() {
+    let server = Server::start().await;
+    for format in ["json", "ndjson", "csv", "arrow", "table"] {
+        let response = server.sql_as("SELECT 'fails soon'", format).await;
+        let answer = (response.status, response.code());
+        assert_eq!(answer, (422, "memory_limit".to_owned()), "{format}");
+        assert!(response.is_whole, "{format}");
+    }
+}
+
+#[tokio::test]
 async fn a_late_failure_breaks_the_body() {
     let server = Server::start().await;
     for format in ["json", "ndjson", "csv", "arrow"] {
