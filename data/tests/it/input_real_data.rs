@@ -147,3 +147,44 @@ fn a_field_that_is_text_in_one_real_event_and_an_object_in_the_next_rejects_the_
     assert_eq!(rejected(&parsed), rows);
     assert_eq!(parsed.batch.num_rows(), 7);
 }
+
+#[test]
+fn real_events_are_the_same_rows_in_every_format() {
+    use arrow::ipc::writer::StreamWriter;
+    use parquet::arrow::ArrowWriter;
+
+    for path in [
+        "github_events_2021_pinot/2021-07-21-few-hours.json",
+        "jsonbench_bluesky_10/jsonbench-head-10.ndjson",
+        "osquery_sample/beats_osquery_test.log",
+        "otlp_samples/opentelemetry-proto_logs.json",
+    ] {
+        let Some(body) = shared(path) else {
+            return;
+        };
+        let format = sniff(&body, Some("application/x-www-form-urlencoded"));
+        let first = parse(&body, format, &no_columns(), &LIMITS).unwrap();
+        assert!(first.batch.num_rows() > 0, "{path}");
+        let schema = first.batch.schema();
+
+        let mut arrow = StreamWriter::try_new(Vec::new(), &schema).unwrap();
+        arrow.write(&first.batch).unwrap();
+        arrow.finish().unwrap();
+        let mut parquet = ArrowWriter::try_new(Vec::new(), schema.clone(), None).unwrap();
+        parquet.write(&first.batch).unwrap();
+        let lines: Vec<String> = rows(&first).iter().map(ToString::to_string).collect();
+        let bodies = [
+            (Format::Arrow, arrow.into_inner().unwrap()),
+            (Format::Parquet, parquet.into_inner().unwrap()),
+            (Format::Ndjson, lines.join("\n").into_bytes()),
+            (Format::Json, format!("[{}]", lines.join(",")).into_bytes()),
+        ];
+        for (format, body) in bodies {
+            for known in [no_columns(), schema.clone()] {
+                let again = parse(&body, format, &known, &LIMITS).unwrap();
+                assert_eq!(again.rejected, 0, "{path} as {format}");
+                assert!(rows(&again) == rows(&first), "{path} as {format}");
+            }
+        }
+    }
+}

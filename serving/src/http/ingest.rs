@@ -40,7 +40,7 @@ pub(super) async fn events(
         )
         .into());
     }
-    let (body, rest) = request.pieces(app, app.limits.body_bytes)?;
+    let (body, rest) = request.pieces(app, app.limits.body_bytes).await?;
     let answered = app
         .engine
         .ingest(IngestRequest {

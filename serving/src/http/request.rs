@@ -138,10 +138,19 @@ impl Request {
 
     /// The body in the pieces in which it arrives, at most `limit` bytes in all, and what is left
     /// of it once the pieces are dropped.
-    pub(super) fn pieces(self, app: &App, limit: usize) -> Result<(IngestBody, Rest), EngineError> {
-        self.check_length(limit)?;
+    pub(super) async fn pieces(
+        mut self,
+        app: &App,
+        limit: usize,
+    ) -> Result<(IngestBody, Rest), EngineError> {
         // A client that waits for "100 Continue" has sent nothing, and polling would invite it.
         let is_waiting = self.headers.contains_key(header::EXPECT);
+        if let Err(error) = self.check_length(limit) {
+            if !is_waiting {
+                self.drain().await;
+            }
+            return Err(error);
+        }
         let rest = Rest {
             body: Arc::default(),
             is_waiting,

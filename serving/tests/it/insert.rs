@@ -38,10 +38,10 @@ async fn server_with(limits: Limits) -> Server {
 
 fn received(server: &Server) -> RecordBatch {
     let ingested = server.engine.ingested.lock().unwrap();
-    let request = ingested.last().expect("something was ingested");
+    let (request, body) = ingested.last().expect("something was ingested");
     assert_eq!(request.stream, "access_log");
     assert_eq!(request.format.as_deref(), Some("arrow"));
-    let mut batches = StreamReader::try_new(&request.body[..], None).expect("a stream");
+    let mut batches = StreamReader::try_new(&body[..], None).expect("a stream");
     batches.next().expect("a batch").expect("whole")
 }
 

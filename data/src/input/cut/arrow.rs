@@ -22,6 +22,7 @@ const MAX_MESSAGE_BYTES: usize = 256 * 1024 * 1024;
 /// Bytes of a message's description.
 const MAX_METADATA_BYTES: usize = 16 * 1024 * 1024;
 const CONTINUATION: [u8; 4] = [0xff; 4];
+const END_OF_STREAM: [u8; 8] = [0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0];
 const FILE_MAGIC: &[u8] = b"ARROW1";
 /// The magic word, filled up to eight bytes.
 const FILE_HEAD_BYTES: usize = 8;
@@ -39,6 +40,9 @@ pub(in super::super) struct ArrowCutter {
     /// Number of the next row that goes into a block.
     row: u64,
     is_file: bool,
+    has_messages: bool,
+    /// The decoder knows that nothing follows.
+    is_finished: bool,
     /// The last bytes of a file, which have to be the magic word.
     tail: Vec<u8>,
 }
@@ -73,6 +77,8 @@ impl ArrowCutter {
             ready: VecDeque::new(),
             row: 1,
             is_file: false,
+            has_messages: false,
+            is_finished: false,
             tail: Vec::new(),
         }
     }
@@ -113,8 +119,12 @@ impl ArrowCutter {
                 "it is cut short: the file's last bytes are missing",
             ));
         }
-        if self.decoder.schema().is_none() {
+        if !self.has_messages {
             return Err(invalid("it has no schema"));
+        }
+        if !self.is_finished {
+            self.is_finished = true;
+            self.feed(Buffer::from_slice_ref(END_OF_STREAM))?;
         }
         self.seal();
         Ok(self.ready.pop_front())
@@ -171,8 +181,13 @@ impl ArrowCutter {
         let mut length = [0; 4];
         length.copy_from_slice(&self.message[start - 4..]);
         let length = u32::from_le_bytes(length) as usize;
-        if length == 0 {
+        if length == 0 && self.is_file && !self.has_messages {
+            // Some writers fill up the magic word to more than eight bytes.
+            self.message.clear();
+            self.expect(Part::Length, 4);
+        } else if length == 0 {
             self.part = Part::End;
+            self.message.clear();
         } else if length > MAX_METADATA_BYTES {
             return Err(invalid("the description of a message is too long"));
         } else {
@@ -184,8 +199,14 @@ impl ArrowCutter {
     fn decode(&mut self, start: usize) -> Result<(), InputError> {
         let message = std::mem::replace(&mut self.message, MutableBuffer::new(0));
         self.expect(Part::Length, 4);
+        self.has_messages = true;
         check_buffers(&message[start..])?;
-        let mut buffer = Buffer::from(message);
+        self.feed(Buffer::from(message))
+    }
+
+    /// Hands a message to arrow's decoder. It looks at a message without a body only when
+    /// something follows it.
+    fn feed(&mut self, mut buffer: Buffer) -> Result<(), InputError> {
         // Arrow's decoder trusts some of what a message says, and panics where that is wrong.
         let decode = AssertUnwindSafe(|| self.decoder.decode(&mut buffer));
         let decoded = catch_unwind(decode);

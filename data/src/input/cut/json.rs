@@ -4,8 +4,8 @@
 //! without checking what is between. So a row that turns out bad has known ends, and its
 //! neighbours can be kept.
 
-use super::super::InputError;
 use super::super::block::{Block, Documents, Place};
+use super::super::{InputError, Limits, MAX_DEPTH, json};
 use super::{MAX_SKIPPED, Record, Sizes, Skipped};
 
 pub(in super::super) struct JsonCutter {
@@ -97,8 +97,7 @@ impl JsonCutter {
             }
             Within::Text { .. } | Within::Escape { .. } => {
                 let at = self.string_start.min(self.bytes.len());
-                let place = self.place.after(&self.bytes[..at]);
-                return Err(place.syntax("the string does not end"));
+                return Err(self.broken_at(at, "the string does not end"));
             }
         }
         match self.around {
@@ -206,9 +205,28 @@ impl JsonCutter {
     }
 
     fn broken(&self, message: &str) -> InputError {
-        let mut place = self.place.after(&self.bytes);
-        place.line += self.skipped.iter().map(|s| s.lines).sum::<u64>();
-        place.syntax(message)
+        self.broken_at(self.bytes.len(), message)
+    }
+
+    /// The first thing that is wrong with the text: brackets that do not match may be counted
+    /// as if they did, and then a row before this place is at fault.
+    fn broken_at(&self, at: usize, message: &str) -> InputError {
+        let limits = Limits {
+            max_rejections: 0,
+            max_line_bytes: usize::MAX,
+            max_fields: usize::MAX,
+            max_depth: MAX_DEPTH,
+        };
+        let earlier = self.rows.iter().find_map(|row| {
+            let text = std::str::from_utf8(&self.bytes[row.clone()]).ok()?;
+            let flaw = json::parse(text, &limits).err().filter(|f| f.is_syntax)?;
+            Some((row.start + flaw.offset?, flaw.message))
+        });
+        let (at, message) = earlier.unwrap_or_else(|| (at, message.to_owned()));
+        let mut place = self.place.after(&self.bytes[..at]);
+        let skipped = self.skipped.iter().filter(|skipped| skipped.at <= at);
+        place.line += skipped.map(|skipped| skipped.lines).sum::<u64>();
+        place.syntax(&message)
     }
 }
 
