@@ -109,7 +109,7 @@ impl Engine for Fake {
         if request.format.as_deref() == Some("arrow") {
             let rows = arrow::ipc::reader::StreamReader::try_new(&bytes[..], None).unwrap();
             reply.accepted = rows.map(|batch| batch.unwrap().num_rows() as u64).sum();
-            self.ingested.lock().unwrap().push(request);
+            self.ingested.lock().unwrap().push((request, bytes));
             return Ok(reply);
         }
         let body = String::from_utf8_lossy(&bytes).into_owned();

@@ -38,10 +38,10 @@ async fn server_with(limits: Limits) -> Server {
 
 fn received(server: &Server) -> RecordBatch {
     let ingested = server.engine.ingested.lock().unwrap();
-    let request = ingested.last().expect("something was ingested");
+    let (request, body) = ingested.last().expect("something was ingested");
     assert_eq!(request.stream, "access_log");
     assert_eq!(request.format.as_deref(), Some("arrow"));
-    let mut batches = StreamReader::try_new(&request.body[..], None).expect("a stream");
+    let mut batches = StreamReader::try_new(&body[..], None).expect("a stream");
     batches.next().expect("a batch").expect("whole")
 }
 
@@ -175,20 +175,15 @@ async fn what_does_not_fit_is_refused_and_nothing_is_stored() {
 }
 
 #[tokio::test]
-async fn an_insert_has_a_bound() {
-    let limits = Limits {
-        body_bytes: 64 * 1024,
-        ..Limits::default()
-    };
-    let server = server_with(limits).await;
-    let response = server
-        .sql("INSERT INTO access_log (ip) SELECT word FROM words")
-        .await;
-    assert_eq!(
-        (response.status, response.code()),
-        (413, "body_too_large".to_owned())
-    );
-    assert!(server.engine.ingested.lock().unwrap().is_empty());
+async fn a_long_source_arrives_in_pieces_of_one_request() {
+    let server = server_with(Limits::default()).await;
+    let sql = "INSERT INTO access_log (ip) SELECT word FROM words UNION ALL SELECT word FROM words";
+    let response = server.sql(sql).await;
+    assert_eq!(response.json()["data"], json!([{"inserted": 20_000}]));
+    let ingested = server.engine.ingested.lock().unwrap();
+    assert_eq!(ingested.len(), 1);
+    let batches = StreamReader::try_new(&ingested[0].1[..], None).expect("a stream");
+    assert!(batches.count() > 1, "a batch at a time");
 }
 
 #[tokio::test]
