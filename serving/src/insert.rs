@@ -26,6 +26,7 @@ use tokio::task::spawn_blocking;
 
 use crate::engine::{Engine, IngestRequest, InsertSpec, QueryRequest};
 use crate::error::EngineError;
+use crate::params::Params;
 
 /// Runs an INSERT. The answer has one row with the column `inserted`.
 pub(crate) async fn insert(
@@ -110,6 +111,7 @@ async fn stream_columns(
     let sql = format!("SELECT * FROM \"{stream}\" LIMIT 0");
     let query = QueryRequest {
         sql,
+        params: Params::default(),
         ..query.clone()
     };
     let fields = engine.query(query).await?.schema;

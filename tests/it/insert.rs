@@ -5,7 +5,6 @@ use serde_json::json;
 use crate::server::Server;
 
 #[test]
-#[ignore = "needs the input format arrow, which comes in a change of its own"]
 fn inserted_rows_are_events_like_all_others() {
     let folder = tempfile::tempdir().expect("a folder");
     let server = Server::start(folder.path(), &["--flush-age", "1h"]);
@@ -27,10 +26,21 @@ fn inserted_rows_are_events_like_all_others() {
     let expected = json!([
         {"k": "a", "c": 2, "n": 18014398509481987_i64},
         {"k": "b", "c": 1, "n": null},
+        {"k": "p", "c": 1, "n": 4},
     ]);
-    assert_eq!(json!(server.rows("SELECT * FROM v ORDER BY k")), expected);
+    let with_params = json!({"query": "INSERT INTO s (k, n) VALUES ($1, $2)", "params": ["p", 4]});
+    let headers = [("content-type", "application/json")];
+    let body = with_params.to_string();
+    let answer = server.post("/api/v1/sql?format=json", &headers, body.as_bytes());
+    assert_eq!(
+        answer.json()["data"],
+        json!([{"inserted": 1}]),
+        "{}",
+        answer.text
+    );
     let refused = server.try_sql("INSERT INTO v VALUES ('a', 1, 1)");
     assert_eq!(refused.status, 400, "{}", refused.text);
+    assert_eq!(json!(server.rows("SELECT * FROM v ORDER BY k")), expected);
     server.kill();
     let server = Server::start(folder.path(), &[]);
     assert_eq!(json!(server.rows("SELECT * FROM v ORDER BY k")), expected);

@@ -85,7 +85,7 @@ async fn run(
     shown: answer::Shown,
     record: &Arc<QueryRecord>,
 ) -> Result<Response, Failure> {
-    if !matches!(statement, Statement::Query(_)) {
+    if !matches!(statement, Statement::Query(_) | Statement::Insert(_)) {
         query.params.refuse()?;
     }
     let ticket = app.queries.admit(&query)?;

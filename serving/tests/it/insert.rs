@@ -175,6 +175,18 @@ async fn what_does_not_fit_is_refused_and_nothing_is_stored() {
 }
 
 #[tokio::test]
+async fn a_long_source_arrives_in_pieces_of_one_request() {
+    let server = server().await;
+    let sql = "INSERT INTO access_log (ip) SELECT word FROM words UNION ALL SELECT word FROM words";
+    let response = server.sql(sql).await;
+    assert_eq!(response.json()["data"], json!([{"inserted": 20_000}]));
+    let ingested = server.engine.ingested.lock().unwrap();
+    assert_eq!(ingested.len(), 1);
+    let batches = StreamReader::try_new(&ingested[0].1[..], None).expect("a stream");
+    assert!(batches.count() > 1, "a batch at a time");
+}
+
+#[tokio::test]
 async fn names_are_listed_by_pattern_and_system_tables_described() {
     let server = Server::start().await;
     assert_eq!(
