@@ -98,10 +98,15 @@ pub fn params(arguments: &[String]) -> Result<Value, ClientError> {
     }
 }
 
-/// What JSON takes for a number, true, false, null or text in quotes; other text as it is.
+/// What JSON takes for a number, true, false, null or text in quotes; other text as it is. An
+/// integer of more than 64 bits stays text, with all its digits.
 fn scalar(text: &str) -> Value {
+    let is_integer = !text.contains(['.', 'e', 'E']);
     match serde_json::from_str(text) {
         Ok(Value::Array(_) | Value::Object(_)) | Err(_) => Value::String(text.to_owned()),
+        Ok(Value::Number(number)) if is_integer && number.is_f64() => {
+            Value::String(text.to_owned())
+        }
         Ok(scalar) => scalar,
     }
 }
@@ -135,6 +140,18 @@ mod tests {
             Ok(json!({
                 "from": "2026-01-01", "ok": true, "n": "7", "none": null, "x": "[1]", "e": ""
             }))
+        );
+    }
+
+    #[test]
+    fn no_digit_of_a_number_is_lost() {
+        assert_eq!(
+            params_of(&["1=18446744073709551615", "2=18446744073709551616", "3=1e3"]),
+            Ok(json!([
+                18446744073709551615_u64,
+                "18446744073709551616",
+                1000.0
+            ]))
         );
     }
 

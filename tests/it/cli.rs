@@ -97,6 +97,50 @@ fn files_of_every_compression_are_stored() {
 }
 
 #[test]
+fn what_sql_writes_ingest_reads() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (server, url) = start(&folder.path().join("data"));
+    let events: String = (0..500)
+        .map(|n| format!("{{\"n\": {n}, \"t\": \"a \\\"{n}\\\",\\nb\"}}\n"))
+        .collect();
+    server.ingest("s", "ndjson", &events);
+    for format in ["ndjson", "csv", "arrow", "parquet"] {
+        let path = folder.path().join(format!("answer.{format}"));
+        let file = path.to_str().expect("a name");
+        let all = "SELECT n, t FROM s";
+        let sql = ["sql", "--format", format, "-o", file, all];
+        out(&run(&url, &sql, b""), 0);
+        let stream = format!("from_{format}");
+        let ingest = ["ingest", &stream, file, "--batch-bytes", "1KiB"];
+        out(&run(&url, &ingest, b""), 0);
+        // The same command again, with a key both times, stores nothing twice.
+        let keyed = format!("keyed_{format}");
+        let again = ["ingest", &keyed, file, "--idempotency-key", "load"];
+        out(&run(&url, &again, b""), 0);
+        out(&run(&url, &again, b""), 0);
+        for stream in [stream, keyed] {
+            let sums = format!("SELECT count(*) AS rows, sum(n) AS n, max(t) AS t FROM {stream}");
+            let wanted = json!({"rows": 500, "n": 500 * 499 / 2, "t": "a \"99\",\nb"});
+            assert_eq!(server.rows(&sums), [wanted], "{stream}");
+        }
+    }
+    let bound = [
+        "sql",
+        "--param",
+        "1=499",
+        "SELECT count(*) AS n FROM s WHERE n >= $1",
+    ];
+    assert_eq!(out(&run(&url, &bound, b""), 0), "{\"n\":1}\n");
+    let named = [
+        "sql",
+        "--param",
+        "least=498",
+        "SELECT count(*) AS n FROM s WHERE n >= $least",
+    ];
+    assert_eq!(out(&run(&url, &named, b""), 0), "{\"n\":2}\n");
+}
+
+#[test]
 fn a_repeated_ingest_with_a_key_stores_nothing_twice() {
     let folder = tempfile::tempdir().expect("a folder");
     let (server, url) = start(folder.path());
