@@ -175,23 +175,6 @@ async fn what_does_not_fit_is_refused_and_nothing_is_stored() {
 }
 
 #[tokio::test]
-async fn an_insert_has_a_bound() {
-    let limits = Limits {
-        body_bytes: 64 * 1024,
-        ..Limits::default()
-    };
-    let server = server_with(limits).await;
-    let response = server
-        .sql("INSERT INTO access_log (ip) SELECT word FROM words")
-        .await;
-    assert_eq!(
-        (response.status, response.code()),
-        (413, "body_too_large".to_owned())
-    );
-    assert!(server.engine.ingested.lock().unwrap().is_empty());
-}
-
-#[tokio::test]
 async fn names_are_listed_by_pattern_and_system_tables_described() {
     let server = Server::start().await;
     assert_eq!(
