@@ -190,7 +190,7 @@ fn bodies_that_cannot_be_read() {
         &sent,
         413,
         "body_too_large",
-        &["decompressed", "1048576"],
+        &["decompression", "1048576"],
     );
 
     let path = "/api/v1/streams/good/events?format=xml";

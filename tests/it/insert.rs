@@ -49,3 +49,18 @@ fn inserted_rows_are_events_like_all_others() {
         1
     );
 }
+
+#[test]
+fn an_insert_is_as_large_as_a_body_at_most() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let flags = ["--max-body-bytes", "64KiB", "--max-line-bytes", "1KiB"];
+    let server = Server::start(folder.path(), &flags);
+    let lines = "{\"k\":\"a text that is neither short nor long\"}\n".repeat(1_000);
+    for _ in 0..4 {
+        server.ingest("s", "ndjson", &lines);
+    }
+    let answer = server.try_sql("INSERT INTO s (k) SELECT k FROM s");
+    assert_eq!(answer.status, 413, "{}", answer.text);
+    assert_eq!(answer.json()["error"]["code"], "body_too_large");
+    assert_eq!(server.value("SELECT count(*) AS c FROM s"), json!(4_000));
+}

@@ -28,6 +28,7 @@ const CASES: &[(&str, fn())] = &[
     ("flush_age", flush_age),
     ("log_segment_bytes", log_segment_bytes),
     ("max_body_bytes", max_body_bytes),
+    ("ingest_block_bytes", ingest_block_bytes),
     ("max_line_bytes", max_line_bytes),
     ("ingest_queue_requests", ingest_queue_requests),
     ("group_commit_requests", group_commit_requests),
@@ -256,6 +257,20 @@ fn max_body_bytes() {
         .server
         .post("/api/v1/streams/s/events", &[], body.as_bytes());
     refused(&answer, 413, "body_too_large");
+}
+
+/// A broken document is stored up to the block it is broken in, and not at all if it fits one.
+fn ingest_block_bytes() {
+    let body = format!("[{}1", "{\"n\":1},".repeat(1_000));
+    for (flags, stored) in [(&["--ingest-block-bytes", "1KiB"][..], true), (&[], false)] {
+        let run = run(flags);
+        let answer = run
+            .server
+            .post("/api/v1/streams/s/events", &[], body.as_bytes());
+        refused(&answer, 400, "invalid_json");
+        let accepted = answer.json()["accepted"].as_u64();
+        assert_eq!(accepted.is_some_and(|rows| rows > 0), stored, "{flags:?}");
+    }
 }
 
 fn max_line_bytes() {

@@ -78,7 +78,8 @@ fn bodies_that_cannot_be_read_are_refused_with_a_reason() {
     let packed = gzip(&good);
     let cut = &packed[..packed.len() - 9];
     let zstd = zstd::encode_all(&good[..], 3).expect("packed");
-    let cases: [(&[(&str, &str)], &[u8], u16, &str); 9] = [
+    type Case<'a> = (&'a [(&'a str, &'a str)], &'a [u8], u16, &'a str);
+    let cases: [Case<'_>; 9] = [
         (
             &[("content-type", "image/png")],
             &good,

@@ -109,7 +109,7 @@ impl Decoder {
         self.total = self.total.saturating_add(self.plain.len() - before);
         if self.total > self.options.max_bytes {
             return Err(InputError::TooLarge {
-                what: "the body after decompression",
+                what: "the decompressed body",
                 limit: self.options.max_bytes,
             });
         }

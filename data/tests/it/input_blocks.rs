@@ -64,7 +64,10 @@ fn parse_with(block: &Block, options: &InputOptions, event_time: Option<&str>) -
 }
 
 /// Rows and rejections of each block.
-fn outcome(blocks: &[Block]) -> Vec<(Vec<serde_json::Value>, Vec<(u64, String)>)> {
+/// The rows of a block, and line and code of its rejections.
+type Outcome = (Vec<serde_json::Value>, Vec<(u64, String)>);
+
+fn outcome(blocks: &[Block]) -> Vec<Outcome> {
     let of_block = |block| {
         let parsed = parse_block(block);
         let bad = parsed.rejections.iter();
