@@ -14,8 +14,9 @@
 //! bytes alone.
 //!
 //! A row is good or rejected as a whole, and a rejected row leaves no trace: neither a
-//! column nor a wider type. Types of known columns never change; fields the stream does not
-//! know yet get a type from the rows of this request, in their order:
+//! column nor a wider type. Types of known columns stay, but for integers that meet a fraction
+//! ([`crate::widen`]); a stream with a column `_rest` keeps rows that do not fit. Fields the
+//! stream does not know yet get a type from the rows of this block, in their order:
 //!
 //! - The first non-null value decides. Integers and floats mixed make a `Float64`; every
 //!   other mixture rejects the rows that do not fit.
@@ -23,9 +24,8 @@
 //!   digits finer than a microsecond are cut off.
 //! - A field that is only ever null, `{}`, `[]`, or nested such, makes no column: it is as if
 //!   it had been null. Inside a column that exists, `{}` and `[]` keep their meaning.
-//! - No number changes silently. An integer beyond 2^53 does not fit a `Float64` column, a
-//!   fraction does not fit an `Int64` one, an integer beyond 64 bits fits nothing; `1e30` is
-//!   a float.
+//! - No number changes silently. An integer beyond 2^53 does not fit a `Float64` column, an
+//!   integer beyond 64 bits fits nothing; `1e30` is a float.
 //!
 //! This module is synchronous and does no I/O. It does not know streams, offsets, HTTP or
 //! which names Delta refuses; hidden columns are known only as reserved names.
