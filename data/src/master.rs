@@ -6,15 +6,17 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch};
-use arrow::compute::{SortColumn, SortOptions, concat_batches, lexsort_to_indices, take_arrays};
+use arrow::array::{Array, RecordBatch};
+use arrow::compute::{
+    SortColumn, SortOptions, concat, interleave_record_batch, lexsort_to_indices,
+};
 use arrow::datatypes::SchemaRef;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 
-use crate::bounds::bounds_of;
+use crate::bounds::{bounds_of, widen};
 use crate::cut::CutRange;
 use crate::disk::{Disk, StagedWriter};
 use crate::error::{DataError, Result};
@@ -25,6 +27,9 @@ use crate::tail::TailPart;
 /// Rows of a row group: small enough that a time range skips most of a file, large enough
 /// that a page holds thousands of values.
 pub const ROW_GROUP_ROWS: usize = 131_072;
+
+/// Rows that are brought into their order at a time: the whole part is not copied.
+const WRITTEN_ROWS: usize = 16_384;
 
 /// zstd level of stored files; 3 is the library's own default trade.
 const ZSTD_LEVEL: i32 = 3;
@@ -56,16 +61,23 @@ pub fn write_part(
         .iter()
         .map(|chunk| adapt(&chunk.events, &schema))
         .collect::<Result<Vec<_>>>()?;
-    let events = concat_batches(&schema, &batches)?;
-    drop(batches);
-    let sorted = sort_events(&events, definition.event_time.as_deref())?;
-    drop(events);
-
-    let bounds = bounds_of(&sorted, definition.event_time.as_deref());
+    let order = sorted_order(&batches, definition.event_time.as_deref())?;
 
     let name = new_name(version);
     let path = format!("{}/{name}", definition.master_folder());
-    let (bytes, crc32c) = write_parquet(disk, &path, &schema, [sorted])?;
+    let staged = StagedWriter::new(disk.stage(&path)?);
+    let mut writer = ArrowWriter::try_new(staged, Arc::clone(&schema), Some(writer_properties()?))?;
+    let mut bounds = Vec::new();
+    let batches: Vec<&RecordBatch> = batches.iter().collect();
+    for rows in order.chunks(WRITTEN_ROWS) {
+        let sorted = interleave_record_batch(&batches, rows)?;
+        widen(
+            &mut bounds,
+            bounds_of(&sorted, definition.event_time.as_deref()),
+        );
+        writer.write(&sorted)?;
+    }
+    let (bytes, crc32c) = writer.into_inner()?.publish()?;
     let range: CutRange = part.range();
     Ok(Some(MasterFile {
         path: name,
@@ -131,21 +143,33 @@ pub fn write_parquet(
     writer.into_inner()?.publish()
 }
 
-fn sort_events(events: &RecordBatch, event_time: Option<&str>) -> Result<RecordBatch> {
+/// Batch and row of every event, in the order they are stored in.
+fn sorted_order(batches: &[RecordBatch], event_time: Option<&str>) -> Result<Vec<(usize, usize)>> {
     let options = Some(SortOptions {
         descending: false,
         nulls_first: false,
     });
-    let keys: Vec<SortColumn> = [event_time, Some(SHARD), Some(OFFSET)]
+    let mut keys = Vec::new();
+    for name in [event_time, Some(SHARD), Some(OFFSET)]
         .into_iter()
         .flatten()
-        .filter_map(|name| events.column_by_name(name))
-        .map(|values| SortColumn {
-            values: Arc::clone(values),
-            options,
-        })
-        .collect();
+    {
+        let parts: Option<Vec<&dyn Array>> = batches
+            .iter()
+            .map(|batch| batch.column_by_name(name).map(AsRef::as_ref))
+            .collect();
+        if let Some(parts) = parts {
+            keys.push(SortColumn {
+                values: concat(&parts)?,
+                options,
+            });
+        }
+    }
     let order = lexsort_to_indices(&keys, None)?;
-    let columns: Vec<ArrayRef> = take_arrays(events.columns(), &order, None)?;
-    Ok(RecordBatch::try_new(events.schema(), columns)?)
+    let rows: Vec<(usize, usize)> = batches
+        .iter()
+        .enumerate()
+        .flat_map(|(batch, events)| (0..events.num_rows()).map(move |row| (batch, row)))
+        .collect();
+    Ok(order.values().iter().map(|&at| rows[at as usize]).collect())
 }

@@ -36,6 +36,8 @@ pub struct WriterLimits {
     pub group_requests: usize,
     /// Bytes of the tail beyond which requests are answered with `Busy`.
     pub tail_bytes: usize,
+    /// Bytes of one part, beyond which another begins: a flush holds one part at a time.
+    pub part_bytes: usize,
 }
 
 /// A parsed request on its way to the log.
@@ -373,6 +375,14 @@ impl StreamWriter {
         }
         self.tail.definition = definition;
         self.tail.end = end;
+        if self
+            .tail
+            .parts
+            .last()
+            .is_some_and(|(part, _)| part.bytes() >= self.limits.part_bytes)
+        {
+            self.begin_part();
+        }
         self.tail.last_ingested_at_micros = Some(now);
         (self.publish)(self.tail.clone());
         for (reply, range) in answers {
@@ -395,7 +405,7 @@ impl StreamWriter {
     }
 
     /// Seals the active part and begins another. `None` when there is nothing to flush. A
-    /// part sealed before whose flush failed is handed out again.
+    /// part sealed before, because it was full or its flush failed, is handed out first.
     pub fn seal(&mut self) -> Option<TailPart> {
         if self.tail.parts.len() > 1 {
             return self.tail.parts.first().map(|(part, _)| part.clone());
@@ -405,10 +415,16 @@ impl StreamWriter {
             return None;
         }
         let sealed = active.clone();
-        let next = TailPart::empty(sealed.number + 1, sealed.end().clone());
-        self.tail.parts.push((next, Arc::default()));
+        self.begin_part();
         (self.publish)(self.tail.clone());
         Some(sealed)
+    }
+
+    fn begin_part(&mut self) {
+        if let Some((active, _)) = self.tail.parts.last() {
+            let next = TailPart::empty(active.number + 1, active.end().clone());
+            self.tail.parts.push((next, Arc::default()));
+        }
     }
 
     /// Drops the parts that a publication covers, and log segments with them.

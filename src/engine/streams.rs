@@ -50,6 +50,7 @@ impl Engine {
             queue_requests: self.settings.ingest_queue_requests,
             group_requests: self.settings.group_commit_requests,
             tail_bytes: self.settings.tail_limit_bytes,
+            part_bytes: self.settings.flush_bytes,
         };
         let publisher = Arc::clone(&self.publisher);
         let writer = StreamWriter::recover(
