@@ -36,6 +36,8 @@ use super::{Engine, StreamRuntime, lock};
 
 /// Rejections listed in an answer; all are counted.
 const LISTED_REJECTIONS: usize = 100;
+/// Stands between a client's key and the number of a block; no client can send it in a header.
+const BLOCK_MARK: char = '\u{1f}';
 /// Columns of one stream, nested ones included.
 const MAX_FIELDS: usize = 2_000;
 /// How often a block is parsed again because another request changed the columns.
@@ -356,7 +358,7 @@ impl Engine {
             .ok_or_else(|| in_between(&context.stream))?;
         let idempotency_key = context.idempotency_key.as_ref().map(|key| match number {
             0 => key.clone(),
-            number => format!("{key}#{number}"),
+            number => format!("{key}{BLOCK_MARK}{number}"),
         });
         let (reply, answered) = tokio::sync::oneshot::channel();
         let queued = runtime.writer.append(Request {
