@@ -133,6 +133,17 @@ impl EngineError {
                 (ErrorKind::BadRequest, "plan_error")
             }
             DataFusionError::NotImplemented(_) => (ErrorKind::BadRequest, "not_supported"),
+            // Its planner says so of SQL that it lets through and cannot carry out, such as a
+            // function it has no kernel for. Only other SQL helps; our invariants are errors of
+            // ours, and a panic is an `ExecutionJoin`.
+            DataFusionError::Internal(_) => {
+                tracing::warn!(%error, "the SQL engine cannot carry out a statement");
+                let message = format!(
+                    "the SQL engine cannot carry this statement out; write it in another way: {}",
+                    without_advice(&message)
+                );
+                return Self::bad_request("not_supported", message).because(error);
+            }
             DataFusionError::Configuration(_) => (ErrorKind::BadRequest, "plan_error"),
             DataFusionError::Execution(_) | DataFusionError::ArrowError(..) => {
                 (ErrorKind::BadRequest, "execution_error")
@@ -173,6 +184,13 @@ fn find_engine_error(error: &DataFusionError) -> Option<&EngineError> {
         // `External` answers `source` with the boxed error itself, so the walk meets it.
         current = current.source()?;
     }
+}
+
+/// An internal error of DataFusion without its request to report a bug there.
+fn without_advice(message: &str) -> &str {
+    let message = message.strip_prefix("Internal error: ").unwrap_or(message);
+    let end = message.find("\nThis issue was likely caused by");
+    message[..end.unwrap_or(message.len())].trim_end_matches(['.', '\n'])
 }
 
 /// Splits "... at Line: 1, Column: 16" into the message and the place.

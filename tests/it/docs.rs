@@ -3,6 +3,7 @@
 //!
 //! Each file has a fresh server and a fresh folder; its examples run in their order.
 
+mod codes;
 mod expected;
 mod markdown;
 
