@@ -168,7 +168,8 @@ fn sql(asked: &mut Asked<'_>) {
         ("SELECT", 400),
         ("SELECT 1/0", 400),
         ("SELECT $1", 400),
-        ("SELECT arrow_typeof(now())", 400),
+        ("SELECT arrow_typeof(now())", 200),
+        ("SELECT regexp_like('a', '(')", 400),
         ("COMMENT ON TABLE access_log IS 'requests'", 200),
         (
             "COMMENT ON COLUMN access_log.status IS 'of the answer'",
