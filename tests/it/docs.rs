@@ -257,3 +257,17 @@ fn the_guide_lists_every_endpoint() {
         assert!(guide.contains(path), "docs/http.md does not name {path}");
     }
 }
+
+#[test]
+fn the_guide_lists_every_metric() {
+    let guide = read(&root().join("docs/http.md"));
+    for metric in lambdalake_serving::metrics::ALL {
+        let (name, help) = (format!("| `{}` |", metric.name), metric.help);
+        let line = guide.lines().find(|line| line.starts_with(&name));
+        let line = line.unwrap_or_else(|| panic!("docs/http.md does not list {name}"));
+        assert!(line.contains(help), "{line}\nshould say {help}");
+        for label in metric.labels {
+            assert!(line.contains(&format!("`{label}`")), "{line}: {label}");
+        }
+    }
+}
