@@ -133,9 +133,25 @@ impl EngineError {
                 (ErrorKind::BadRequest, "plan_error")
             }
             DataFusionError::NotImplemented(_) => (ErrorKind::BadRequest, "not_supported"),
+            // Its planner says so of SQL that it lets through and cannot carry out, such as a
+            // function it has no kernel for. Only other SQL helps; our invariants are errors of
+            // ours, and a panic is an `ExecutionJoin`.
+            DataFusionError::Internal(_) => {
+                tracing::warn!(%error, "the SQL engine cannot carry out a statement");
+                let message = format!(
+                    "the SQL engine cannot carry this statement out; write it in another way: {}",
+                    without_advice(&message)
+                );
+                return Self::bad_request("not_supported", message).because(error);
+            }
             DataFusionError::Configuration(_) => (ErrorKind::BadRequest, "plan_error"),
             DataFusionError::Execution(_) | DataFusionError::ArrowError(..) => {
                 (ErrorKind::BadRequest, "execution_error")
+            }
+            // What a rule of the optimizer meets when it works on the user's constants, such as a
+            // regular expression that does not compile.
+            DataFusionError::External(_) if is_of_optimizer(&error) => {
+                (ErrorKind::BadRequest, "plan_error")
             }
             DataFusionError::ResourcesExhausted(_) => (ErrorKind::OutOfMemory, "memory_limit"),
             DataFusionError::ObjectStore(_) | DataFusionError::IoError(_) => {
@@ -175,6 +191,17 @@ fn find_engine_error(error: &DataFusionError) -> Option<&EngineError> {
     }
 }
 
+fn is_of_optimizer(error: &DataFusionError) -> bool {
+    matches!(error, DataFusionError::Context(what, _) if what.starts_with("Optimizer rule"))
+}
+
+/// An internal error of DataFusion without its request to report a bug there.
+fn without_advice(message: &str) -> &str {
+    let message = message.strip_prefix("Internal error: ").unwrap_or(message);
+    let end = message.find("\nThis issue was likely caused by");
+    message[..end.unwrap_or(message.len())].trim_end_matches(['.', '\n'])
+}
+
 /// Splits "... at Line: 1, Column: 16" into the message and the place.
 fn split_place(text: &str) -> (String, Option<(u64, u64)>) {
     let place = text.rsplit_once(" at Line: ").and_then(|(message, rest)| {
@@ -188,5 +215,39 @@ fn split_place(text: &str) -> (String, Option<(u64, u64)>) {
     match place {
         Some((message, line, column)) => (message, Some((line, column))),
         None => (text.to_owned(), None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_other_sql_cannot_help_is_internal() {
+        let internal = DataFusionError::Internal("no kernel for f()".to_owned());
+        let refused = EngineError::from_datafusion(internal.context("while it ran"));
+        assert_eq!(
+            (refused.kind, refused.code),
+            (ErrorKind::BadRequest, "not_supported")
+        );
+        assert!(
+            refused.message.ends_with(": no kernel for f()"),
+            "{}",
+            refused.message
+        );
+
+        let broken = || DataFusionError::External("a cause".into());
+        let invariant = EngineError::from_datafusion(broken());
+        assert_eq!(invariant.kind, ErrorKind::Internal);
+        assert!(!invariant.message.contains("a cause"));
+        let ours = DataFusionError::from(EngineError::internal("ours"));
+        assert_eq!(EngineError::from_datafusion(ours).kind, ErrorKind::Internal);
+
+        let optimized = broken().context("Optimizer rule 'simplify_expressions' failed");
+        let refused = EngineError::from_datafusion(optimized);
+        assert_eq!(
+            (refused.kind, refused.code),
+            (ErrorKind::BadRequest, "plan_error")
+        );
     }
 }

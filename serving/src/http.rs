@@ -39,6 +39,9 @@ use crate::engine::Engine;
 use crate::error::EngineError;
 use crate::limits::Limits;
 
+/// Characters of the longest name of a stream or view; ids are shorter.
+const MAX_NAME_CHARS: usize = 128;
+
 /// What all requests of one server share.
 struct App {
     engine: Arc<dyn Engine>,
@@ -221,10 +224,14 @@ fn routes(app: Arc<App>) -> BoxedFilter<(Response,)> {
 }
 
 /// A path segment without its percent signs. Names are ASCII, so what is not UTF-8 names nothing.
+/// Nor does what is longer than any name: it is cut, as errors and logs repeat it.
 fn decoded(segment: String) -> String {
-    percent_decode_str(&segment)
-        .decode_utf8_lossy()
-        .into_owned()
+    let name = percent_decode_str(&segment).decode_utf8_lossy();
+    match name.char_indices().nth(MAX_NAME_CHARS) {
+        // The dots keep the cut name from naming something.
+        Some((end, _)) => format!("{}...", &name[..end]),
+        None => name.into_owned(),
+    }
 }
 
 async fn answer(app: Arc<App>, route: Route, request: Request) -> Response {

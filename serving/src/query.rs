@@ -244,9 +244,13 @@ impl Queries {
             CATALOG.to_owned(),
             catalog,
         );
-        let state = SessionStateBuilder::new_from_existing(self.base.clone())
+        let mut state = SessionStateBuilder::new_from_existing(self.base.clone())
             .with_catalog_list(catalogs)
             .build();
+        // Without it the planner leaves now() in the plan, where it cannot run.
+        state.mark_start_execution();
+        state.execution_props_mut().query_execution_start_time =
+            chrono::DateTime::from_timestamp_micros(moment.now_micros);
         let plan = state.statement_to_plan(statement).await?;
         SQLOptions::new()
             .with_allow_ddl(false)

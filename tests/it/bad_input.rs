@@ -190,7 +190,7 @@ fn bodies_that_cannot_be_read() {
         &sent,
         413,
         "body_too_large",
-        &["decompression", "1048576"],
+        &["decompressed", "1048576"],
     );
 
     let path = "/api/v1/streams/good/events?format=xml";

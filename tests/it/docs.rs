@@ -3,6 +3,7 @@
 //!
 //! Each file has a fresh server and a fresh folder; its examples run in their order.
 
+mod codes;
 mod expected;
 mod markdown;
 
@@ -254,5 +255,19 @@ fn the_guide_lists_every_endpoint() {
         serde_json::from_str(&read(&root().join("serving/openapi.json"))).expect("JSON");
     for path in description["paths"].as_object().expect("paths").keys() {
         assert!(guide.contains(path), "docs/http.md does not name {path}");
+    }
+}
+
+#[test]
+fn the_guide_lists_every_metric() {
+    let guide = read(&root().join("docs/http.md"));
+    for metric in lambdalake_serving::metrics::ALL {
+        let (name, help) = (format!("| `{}` |", metric.name), metric.help);
+        let line = guide.lines().find(|line| line.starts_with(&name));
+        let line = line.unwrap_or_else(|| panic!("docs/http.md does not list {name}"));
+        assert!(line.contains(help), "{line}\nshould say {help}");
+        for label in metric.labels {
+            assert!(line.contains(&format!("`{label}`")), "{line}: {label}");
+        }
     }
 }

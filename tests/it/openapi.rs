@@ -15,9 +15,12 @@ use super::server::{Answer, Server};
 /// it takes about ten.
 const FUZZ_SECONDS: &str = "240";
 
+/// Events of a kilobyte each, more than one block of the server under test.
+const BROKEN_BODY_EVENTS: usize = 3_000;
+
 /// A server with the stream and the view that the description's examples name.
 fn serve(folder: &std::path::Path) -> Server {
-    let server = Server::start(folder, &[]);
+    let server = Server::start(folder, &["--ingest-block-bytes", "1MiB"]);
     server.sql("CREATE TABLE access_log (ts TIMESTAMP, status BIGINT) WITH (event_time = 'ts')");
     server.sql(
         "CREATE MATERIALIZED VIEW by_status WITH (recompute = '1 day') AS \
@@ -54,7 +57,14 @@ impl Asked<'_> {
         let head = self.server.head(path);
         assert_eq!(head.text, "", "{path}");
         self.fits("head", template, status, &head);
-        answer.json()
+        serde_json::from_str(&answer.text).unwrap_or_default()
+    }
+
+    /// A client that takes no coding of an answer, not even none.
+    fn refused_coding(&mut self, path: &'static str) {
+        let none = [("accept-encoding", "identity;q=0")];
+        let answer = self.server.get_with(path, &none);
+        self.fits("get", path, 406, &answer);
     }
 
     fn post(&mut self, template: &'static str, path: &str, body: &str, status: u16) -> Value {
@@ -97,9 +107,11 @@ fn resources(asked: &mut Asked<'_>) {
         "/health",
         "/health/readyz",
         "/health/livez",
+        "/metrics",
         "/openapi.json",
     ] {
         asked.get(path, path, 200);
+        asked.refused_coding(path);
     }
     asked.get(STREAM, "/api/v1/streams/access_log", 200);
     asked.get(STREAM, "/api/v1/streams/nothing", 404);
@@ -121,18 +133,33 @@ fn events(asked: &mut Asked<'_>) {
     asked.post(EVENTS, path, "{\"status\":\"x\"}", 400);
     asked.post(EVENTS, &format!("{path}?format=xml"), "", 400);
     asked.post(EVENTS, "/api/v1/streams/1/events", "{\"status\":1}", 400);
-    let brotli = asked.server.post(path, &[("content-encoding", "br")], b"");
-    asked.fits("post", EVENTS, 415, &brotli);
+    for (format, body) in [("csv", "status\n7\n"), ("auto", "{\"status\":8}")] {
+        asked.post(EVENTS, &format!("{path}?format={format}"), body, 200);
+    }
+    for format in ["arrow", "parquet"] {
+        asked.post(EVENTS, &format!("{path}?format={format}"), "no file", 400);
+        let rows = asked.server.post(
+            &format!("{SQL}?format={format}"),
+            &[],
+            b"SELECT 9 AS status",
+        );
+        asked.fits("post", SQL, 200, &rows);
+    }
+    for (encoding, status) in [("br", 415), ("gzip", 400), ("zstd", 400), ("snappy", 400)] {
+        let headers = [("content-encoding", encoding)];
+        let answer = asked.server.post(path, &headers, b"{\"status\":1}");
+        asked.fits("post", EVENTS, status, &answer);
+    }
     let head = asked.server.head(path);
     asked.fits("head", EVENTS, 200, &head);
 }
 
 fn sql(asked: &mut Asked<'_>) {
-    for format in ["json", "ndjson", "csv", "arrow", "table"] {
-        let path = format!("{SQL}?format={format}");
+    for format in ["json", "ndjson", "csv", "arrow", "parquet", "table"] {
+        let path = format!("{SQL}?format={format}&width=80");
         let statement = "SELECT * FROM by_status ORDER BY status";
         let answer = asked.server.post(&path, &[], statement.as_bytes());
-        if format != "arrow" {
+        if !["arrow", "parquet"].contains(&format) {
             assert!(answer.text.contains("404"), "{}", answer.text);
         }
         asked.fits("post", SQL, 200, &answer);
@@ -140,6 +167,15 @@ fn sql(asked: &mut Asked<'_>) {
     for (statement, status) in [
         ("SELECT", 400),
         ("SELECT 1/0", 400),
+        ("SELECT $1", 400),
+        ("SELECT arrow_typeof(now())", 200),
+        ("SELECT regexp_like('a', '(')", 400),
+        ("COMMENT ON TABLE access_log IS 'requests'", 200),
+        (
+            "COMMENT ON COLUMN access_log.status IS 'of the answer'",
+            200,
+        ),
+        ("INSERT INTO access_log (status) SELECT 201", 200),
         ("DROP TABLE nothing", 404),
         ("DROP TABLE access_log", 409),
         ("SHOW TABLES", 200),
@@ -150,6 +186,23 @@ fn sql(asked: &mut Asked<'_>) {
     let small = json!({"query": "SELECT * FROM access_log", "max_rows": 1}).to_string();
     let answer = asked.server.post(SQL, &json, small.as_bytes());
     asked.fits("post", SQL, 422, &answer);
+    let named = json!({
+        "query": "SELECT n FROM by_status WHERE status = $status",
+        "params": {"status": 404},
+        "format": "csv",
+    });
+    let answer = asked.server.post(SQL, &json, named.to_string().as_bytes());
+    assert_eq!(answer.text, "n\n1\n");
+    asked.fits("post", SQL, 200, &answer);
+    let large = "SELECT repeat('the same again', 500) AS x";
+    let coding = [("accept-encoding", "zstd"), ("accept", "text/csv")];
+    let answer = asked.server.post(SQL, &coding, large.as_bytes());
+    assert_eq!(answer.headers["content-encoding"], "zstd");
+    asked.fits("post", SQL, 200, &answer);
+    let answer = asked
+        .server
+        .post(SQL, &[("accept", "image/png")], b"SHOW TABLES");
+    asked.fits("post", SQL, 406, &answer);
     let answer = asked
         .server
         .post(SQL, &[("content-type", "image/png")], b"x");
@@ -162,6 +215,57 @@ fn sql(asked: &mut Asked<'_>) {
     asked.fits("get", SQL, 400, &answer);
     let answer = asked.server.get("/api/v1/sql?q=FLUSH");
     asked.fits("get", SQL, 405, &answer);
+    let answer = asked
+        .server
+        .get("/api/v1/sql?q=SELECT%20$1%20AS%20x&params=%5B1%5D&format=ndjson");
+    assert_eq!(answer.text, "{\"x\":1}\n");
+    asked.fits("get", SQL, 200, &answer);
+}
+
+/// A body of several blocks that breaks: what was stored is told beside the error.
+fn partial(asked: &mut Asked<'_>) {
+    let event = format!("{{\"status\":1,\"pad\":\"{}\"}}", "x".repeat(1000));
+    let mut body = String::from("[");
+    for _ in 0..BROKEN_BODY_EVENTS {
+        body.push_str(&event);
+        body.push(',');
+    }
+    body.push_str("{\"status\"");
+    let path = "/api/v1/streams/broken/events?format=json";
+    let answer = asked.post(EVENTS, path, &body, 400);
+    assert_eq!(
+        answer["error"]["code"], "invalid_json",
+        "{}",
+        answer["error"]
+    );
+    assert!(answer["accepted"].as_u64() > Some(0), "{answer}");
+    let stored = asked.server.value("SELECT count(*) FROM broken");
+    assert_eq!(stored, answer["accepted"]);
+}
+
+/// No answer repeats a name without end, and each names its request.
+fn names(asked: &mut Asked<'_>) {
+    let long = "x".repeat(60_000);
+    for (method, template, path) in [
+        ("get", STREAM, format!("/api/v1/streams/{long}")),
+        ("get", VIEW, format!("/api/v1/views/{long}")),
+        ("get", RUN, format!("/api/v1/runs/{long}")),
+        ("post", EVENTS, format!("/api/v1/streams/{long}/events")),
+        ("post", RECOMPUTE, format!("/api/v1/views/{long}/recompute")),
+        ("delete", QUERY, format!("/api/v1/queries/{long}")),
+    ] {
+        let answer = match method {
+            "get" => asked.server.get(&path),
+            "delete" => asked.server.delete(&path),
+            _ => asked.server.post(&path, &[], b"{\"a\":1}"),
+        };
+        let status = if template == EVENTS { 400 } else { 404 };
+        asked.fits(method, template, status, &answer);
+        assert!(answer.text.len() < 500, "{}", answer.text.len());
+    }
+    let mine = [("x-request-id", "mine-1")];
+    let answer = asked.server.get_with("/api/v1/streams", &mine);
+    assert_eq!(answer.headers["x-request-id"], "mine-1");
 }
 
 #[test]
@@ -177,10 +281,18 @@ fn answers_are_as_described() {
     resources(&mut asked);
     events(&mut asked);
     sql(&mut asked);
+    partial(&mut asked);
+    names(&mut asked);
     for (path, method) in description.operations() {
         let is_seen = asked.seen.contains(&(method.as_str(), path.as_str()));
         assert!(is_seen, "{method} {path} is described and not asked here");
     }
+}
+
+/// What `LAMBDALAKE_FUZZ` adds to the fuzzer's arguments, such as `--max-examples=300 --seed=7`.
+fn longer() -> Vec<String> {
+    let given = std::env::var("LAMBDALAKE_FUZZ").unwrap_or_default();
+    given.split_whitespace().map(str::to_owned).collect()
 }
 
 #[test]
@@ -191,12 +303,15 @@ fn a_fuzzer_finds_no_answer_that_is_not_described() {
     let folder = tempfile::tempdir().expect("a folder");
     let server = serve(folder.path());
     let url = server.address();
+    let fuzz_seconds = std::env::var("LAMBDALAKE_FUZZ_SECONDS");
+    let fuzz_seconds = fuzz_seconds.unwrap_or_else(|_| FUZZ_SECONDS.to_owned());
     let output = Command::new("timeout")
-        .args(["--kill-after=5", FUZZ_SECONDS])
+        .args(["--kill-after=5", &fuzz_seconds])
         .arg(python.with_file_name("schemathesis"))
         .arg("--config-file")
         .arg(script("schemathesis.toml"))
         .args(["--no-color", "run", &format!("{url}/openapi.json")])
+        .args(longer())
         .env("SCHEMATHESIS_HOOKS", script("hooks.py"))
         // Where it keeps what it learned: nothing may be left in the checkout.
         .current_dir(folder.path())

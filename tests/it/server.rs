@@ -121,6 +121,14 @@ impl Server {
         Self::answer(self.agent.get(format!("{}{path}", self.base)).call())
     }
 
+    pub fn get_with(&self, path: &str, headers: &[(&str, &str)]) -> Answer {
+        let mut request = self.agent.get(format!("{}{path}", self.base));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        Self::answer(request.call())
+    }
+
     pub fn head(&self, path: &str) -> Answer {
         Self::answer(self.agent.head(format!("{}{path}", self.base)).call())
     }

@@ -2,5 +2,14 @@
 
 import schemathesis
 
-# Both are text to the fuzzer, as they are in the description.
-schemathesis.serializer.alias(["application/x-ndjson", "application/sql"], "text/plain")
+# All are text to the fuzzer, as they are in the description.
+schemathesis.serializer.alias(
+    [
+        "application/x-ndjson",
+        "application/sql",
+        "application/vnd.apache.arrow.stream",
+        "application/vnd.apache.parquet",
+        "text/csv",
+    ],
+    "text/plain",
+)

@@ -38,7 +38,7 @@ pub enum ViewError {
     /// caller: nothing the author of the view can do.
     #[error("{step} was given other columns than it reads: {detail}")]
     Mismatch {
-        /// The step: map, combine, finish, answer or differences.
+        /// The step: map, combine, finish, answer, relabel or differences.
         step: &'static str,
         /// Expected and given.
         detail: String,

@@ -22,6 +22,8 @@ use datafusion::physical_plan::{
 };
 use futures::StreamExt;
 
+use crate::ViewError;
+
 /// Partitions the placeholder claims while planning: more than one, so that the planner makes
 /// Partial and Final operators and no repartitioning below them.
 const PLANNED_PARTITIONS: usize = 2;
@@ -143,7 +145,11 @@ impl ExecutionPlan for InputExec {
         context: Arc<TaskContext>,
     ) -> Result<SendableRecordBatchStream> {
         let rows = self.rows.as_ref().ok_or_else(|| {
-            DataFusionError::Internal("a view was run without being given rows".into())
+            let detail = "no rows at all".to_owned();
+            DataFusionError::External(Box::new(ViewError::Mismatch {
+                step: "map",
+                detail,
+            }))
         })?;
         let stream = rows.execute(partition, context)?;
         let schema = self.schema();

@@ -19,6 +19,8 @@ use datafusion::physical_plan::{
 };
 use futures::StreamExt;
 
+use crate::ViewError;
+
 /// The first `width` columns of `batch` as `schema`, without copying.
 pub(crate) fn relabelled(
     batch: &RecordBatch,
@@ -54,9 +56,13 @@ impl RelabelExec {
                 .zip(schema.fields())
                 .all(|(a, b)| a.data_type() == b.data_type());
         if !same {
-            return Err(DataFusionError::Internal(format!(
-                "columns do not fit: {given:?} is not {schema:?}"
-            )));
+            // Not `Internal`: that is what DataFusion says of SQL it cannot carry out.
+            let detail = format!("{given:?} is not {schema:?}");
+            let step = "relabel";
+            return Err(DataFusionError::External(Box::new(ViewError::Mismatch {
+                step,
+                detail,
+            })));
         }
         let properties = PlanProperties::new(
             EquivalenceProperties::new(schema),
