@@ -8,7 +8,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use parquet::arrow::ArrowWriter;
 
-use super::Table;
+use super::{Cell, Table};
 use crate::server::{Answer, Server};
 
 /// Sends a table; every row must be accepted.
@@ -37,10 +37,15 @@ pub fn post(
 
 fn body(table: &Table, format: &str) -> Vec<u8> {
     let objects = || {
-        let row = |row: &Vec<super::Cell>| {
-            let members = table.fields.iter().zip(row).map(|(field, cell)| {
-                format!("\"{}\":{}", field.name(), cell.to_json(field.data_type()))
-            });
+        // A member that is null may also be missing: so it is in the lines.
+        let is_there = |cell: &Cell| format == "json" || *cell != Cell::Null;
+        let row = |row: &Vec<Cell>| {
+            let members = table.fields.iter().zip(row);
+            let members = members
+                .filter(|(_, cell)| is_there(cell))
+                .map(|(field, cell)| {
+                    format!("\"{}\":{}", field.name(), cell.to_json(field.data_type()))
+                });
             format!("{{{}}}", members.collect::<Vec<_>>().join(","))
         };
         table.rows.iter().map(row).collect::<Vec<_>>()

@@ -50,9 +50,23 @@ fn events(data: &Path, file: &str) -> Vec<Value> {
     text.lines().map(event).collect()
 }
 
+/// Sends a sample as it lies there; all of its events are accepted.
+fn send_lines(server: &Server, data: &Path, stream: &str) -> Vec<Value> {
+    let mut samples = SAMPLES.iter();
+    let sample = samples
+        .find(|sample| sample.stream == stream)
+        .expect("a sample");
+    let events = events(data, sample.file);
+    assert_eq!(events.len(), sample.events, "{stream}");
+    let lines = std::fs::read(data.join(sample.file)).expect("the events");
+    let counts = post(server, stream, "ndjson", None, &lines);
+    assert_eq!(counts.json()["accepted"], events.len(), "{}", counts.text);
+    events
+}
+
 /// The stream's own columns.
 fn fields(server: &Server, stream: &str) -> Fields {
-    let found = bytes(server, &format!("SELECT * FROM {stream}"), "arrow");
+    let found = bytes(server, &format!("SELECT * FROM {stream} LIMIT 1"), "arrow");
     let batches = batches(&found, "arrow");
     let own = |field: &&Arc<Field>| {
         !["_shard", "_offset", "_ingested_at", "_producer"].contains(&field.name().as_str())
@@ -193,27 +207,21 @@ fn send_again(server: &Server, stream: &str, key: &str, format: &str) {
     for (one, other) in one.iter().zip(&other) {
         assert_eq!(one, other, "{again}");
     }
-    for (one, other) in [(stream, &again[..]), (&again, stream)] {
-        let differing = server.value(&format!(
-            "SELECT count(*) FROM (SELECT {names} FROM {one} EXCEPT SELECT {names} FROM {other})"
-        ));
-        assert_eq!(differing, json!(0), "{one} without {other}");
-    }
+    let differing = server.value(&format!(
+        "SELECT count(*) FROM (SELECT {names} FROM {stream} EXCEPT SELECT {names} FROM {again})"
+    ));
+    assert_eq!(differing, json!(0), "{again}");
 }
 
 #[test]
-fn nested_events_come_back_equal_and_can_be_sent_again() {
-    let test = "nested_events_come_back_equal_and_can_be_sent_again";
-    let Some(data) = real_data(test) else { return };
+fn nested_events_come_back_equal() {
+    let Some(data) = real_data("nested_events_come_back_equal") else {
+        return;
+    };
     let folder = tempfile::tempdir().expect("a folder");
     let server = Server::start(folder.path(), &["--flush-age", "1h"]);
-    for sample in SAMPLES {
-        let Sample { stream, key, .. } = sample;
-        let events = events(&data, sample.file);
-        assert_eq!(events.len(), sample.events, "{stream}");
-        let lines = std::fs::read(data.join(sample.file)).expect("the events");
-        let counts = post(&server, stream, "ndjson", None, &lines);
-        assert_eq!(counts.json()["accepted"], events.len(), "{}", counts.text);
+    for Sample { stream, key, .. } in SAMPLES {
+        let events = send_lines(&server, &data, stream);
         check(&server, stream, key, &events);
         let array = json!(events).to_string();
         let document = format!("{stream}_json");
@@ -221,13 +229,25 @@ fn nested_events_come_back_equal_and_can_be_sent_again() {
         assert_eq!(counts.json()["accepted"], events.len(), "{}", counts.text);
         server.sql(&format!("FLUSH {document}"));
         check(&server, &document, key, &events);
-        for format in ["arrow", "parquet", "csv"] {
-            send_again(&server, stream, key, format);
-        }
     }
     let counters = server.rows("SELECT columns['inodes'] AS n FROM osquery");
     let text = json!({"n": "9223372036854775807"});
     assert_eq!(counters, [text.clone(), text]);
+}
+
+#[test]
+fn answers_with_nested_events_can_be_sent_again() {
+    let Some(data) = real_data("answers_with_nested_events_can_be_sent_again") else {
+        return;
+    };
+    let folder = tempfile::tempdir().expect("a folder");
+    let server = Server::start(folder.path(), &["--flush-age", "1h"]);
+    for Sample { stream, key, .. } in SAMPLES {
+        send_lines(&server, &data, stream);
+        for format in ["arrow", "parquet", "csv"] {
+            send_again(&server, stream, key, format);
+        }
+    }
 }
 
 #[test]

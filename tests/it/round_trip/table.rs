@@ -7,8 +7,8 @@ use arrow::datatypes::{DataType, Field, Fields, Schema};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use super::answer::select;
-use super::body::send;
+use super::answer::{bytes, names, select};
+use super::body::{post, send};
 use super::cell::{timestamp, to_array};
 use super::{Cell, INPUTS, OUTPUTS};
 use crate::server::Server;
@@ -144,8 +144,17 @@ fn extremes() -> Table {
         ",",
         "\u{feff}x",
     ];
-    // From the first to the last time that RFC 3339 has.
-    let times = [0, -1, 1, -62_167_219_200_000_000, 253_402_300_799_999_999];
+    // The years 0 and 9999, between which RFC 3339 is, and -1, 10000 and 262142 beyond.
+    let times = [
+        0,
+        -1,
+        1,
+        -62_167_219_200_000_000,
+        253_402_300_799_999_999,
+        -62_167_219_200_000_001,
+        253_402_300_800_000_000,
+        8_210_266_876_799_999_999,
+    ];
     let pick = |cells: &[Cell], row: usize| cells[row % cells.len()].clone();
     let with_null =
         |cells: Vec<Cell>| -> Vec<Cell> { cells.into_iter().chain([Cell::Null]).collect() };
@@ -316,8 +325,12 @@ fn random_table(random: &mut StdRng) -> Table {
     Table::new(columns, rows)
 }
 
-/// How many random tables; each one is sent in one format and read in all.
-const TABLES: u64 = 20;
+/// How many random tables; each one is sent in one format and read in all, and one of the
+/// answers is sent again.
+const TABLES: u64 = 12;
+
+/// The formats of answers that are bodies as well.
+const BOTH_WAYS: [&str; 4] = ["ndjson", "csv", "arrow", "parquet"];
 
 #[test]
 fn random_tables_come_back_equal() {
@@ -333,6 +346,16 @@ fn random_tables_come_back_equal() {
         if random.random() {
             server.sql(&format!("FLUSH {stream}"));
         }
-        table.check(&server, &stream, &format!("seed {seed}, {format}"));
+        let context = format!("seed {seed}, {format}");
+        table.check(&server, &stream, &context);
+
+        let format = BOTH_WAYS[random.random_range(0..BOTH_WAYS.len())];
+        let again = format!("again{seed}");
+        table.create(&server, &again);
+        let sql = format!("SELECT {} FROM {stream}", names(&table.fields));
+        let counts = post(&server, &again, format, None, &bytes(&server, &sql, format));
+        assert_eq!(counts.json()["rejected"], 0, "{context}: {}", counts.text);
+        let context = format!("{context}, sent again as {format}");
+        table.carried_by(format).check(&server, &again, &context);
     }
 }
