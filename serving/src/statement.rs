@@ -103,7 +103,7 @@ impl Statement {
 
         let mut parser = Parser::new(&dialect)
             .with_recursion_limit(MAX_DEPTH)
-            .with_tokens_with_locations(tokens.clone());
+            .with_tokens_with_locations(columns::closing_one_by_one(&words, &tokens));
         while parser.consume_token(&Token::SemiColon) {}
         let statement = match words[..] {
             ["FLUSH", ..] => parse_flush(&mut parser)?,

@@ -20,6 +20,7 @@ mod python;
 mod readers;
 mod real_log;
 mod restart;
+mod round_trip;
 mod schema_change;
 mod server;
 mod settings;

@@ -36,12 +36,12 @@ pub(super) fn from_rfc3339(text: &str) -> Option<i64> {
 }
 
 /// RFC 3339 with the liberties clients take: a space for `T`, no zone, a zone without colon
-/// or after a space.
+/// or after a space; and the years with a sign that answers have beyond 0 to 9999.
 fn from_text(text: &str) -> Option<i64> {
     let mut scan = Scan {
         rest: text.as_bytes(),
     };
-    let year = scan.digits(4)?;
+    let year = scan.year()?;
     scan.byte(b'-')?;
     let month = scan.digits(2)?;
     scan.byte(b'-')?;
@@ -59,7 +59,7 @@ fn from_text(text: &str) -> Option<i64> {
         _ => scan.offset()?,
     };
     let seconds = days_from_civil(year, month, day)? * 86_400 + second_of_day - offset;
-    Some(seconds * MICROS + fraction)
+    seconds.checked_mul(MICROS)?.checked_add(fraction)
 }
 
 /// The time of an access log line, without its brackets: `17/May/2015:10:05:03 +0000`.
@@ -148,6 +148,20 @@ impl Scan<'_> {
             number = number * 10 + i64::from(digit - b'0');
         }
         Some(number)
+    }
+
+    /// Four digits, or a sign and four to six of them, as ISO 8601 expands years.
+    fn year(&mut self) -> Option<i64> {
+        let sign = match self.rest.first()? {
+            b'+' => 1,
+            b'-' => -1,
+            _ => return self.digits(4),
+        };
+        self.next()?;
+        let is_digit = |byte: &&u8| byte.is_ascii_digit();
+        let length = self.rest.iter().take_while(is_digit).count();
+        let year = (4..=6).contains(&length).then(|| self.digits(length))?;
+        Some(sign * year?)
     }
 
     fn month(&mut self) -> Option<i64> {

@@ -9,6 +9,7 @@ use arrow::datatypes::{DataType, Field, Fields, TimeUnit};
 use datafusion::sql::sqlparser::ast::{
     ArrayElemTypeDef, ColumnDef, ColumnOption, DataType as SqlType, ExactNumberInfo, TimezoneInfo,
 };
+use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
 
 use super::fold;
 use crate::error::EngineError;
@@ -19,6 +20,30 @@ const ALLOWED: &str = "allowed are BOOLEAN, BIGINT, DOUBLE, TEXT, TIMESTAMP, arr
 
 /// Stored with every event by the engine itself.
 const RESERVED: [&str; 5] = ["_shard", "_offset", "_ingested_at", "_producer", "_rest"];
+
+/// The tokens of a statement that defines columns, with each `>>` as two `>`.
+///
+/// The parser takes `>>` as one token and, having closed the inner type with it, looks for `[]`
+/// before it closes the outer one: `STRUCT<a STRUCT<b BIGINT>>[]` would be a struct of a list.
+/// Nothing else in such a statement is a shift.
+pub(super) fn closing_one_by_one(words: &[&str], tokens: &[TokenWithSpan]) -> Vec<TokenWithSpan> {
+    if !matches!(words, ["CREATE" | "ALTER", "TABLE", ..]) {
+        return tokens.to_vec();
+    }
+    let mut split = Vec::with_capacity(tokens.len());
+    for token in tokens {
+        if token.token == Token::ShiftRight {
+            let mut first = token.clone();
+            first.token = Token::Gt;
+            let mut second = first.clone();
+            second.span.start.column += 1;
+            split.extend([first, second]);
+        } else {
+            split.push(token.clone());
+        }
+    }
+    split
+}
 
 /// The fields of a column list, in order.
 pub(super) fn fields(columns: &[ColumnDef]) -> Result<Vec<Field>, EngineError> {

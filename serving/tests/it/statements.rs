@@ -89,6 +89,21 @@ fn streams_are_created() {
 }
 
 #[test]
+fn brackets_of_nested_types_close_one_by_one() {
+    let a_struct = |name: &str, inner| DataType::Struct(vec![Field::new(name, inner, true)].into());
+    let expected = DataType::new_list(a_struct("a", a_struct("b", DataType::Int64)), true);
+    for sql in [
+        "CREATE TABLE s (x STRUCT<a STRUCT<b BIGINT>>[])",
+        "CREATE TABLE s (x STRUCT<a STRUCT<b BIGINT> >[])",
+    ] {
+        let Statement::CreateStream(spec) = parsed(sql) else {
+            panic!("not a stream");
+        };
+        assert_eq!(spec.fields[0].data_type(), &expected, "{sql}");
+    }
+}
+
+#[test]
 fn views_keep_the_text_of_their_query() {
     let query = "SELECT \"Ip\", count(*) AS n -- né\n  FROM   access_log\nGROUP BY \"Ip\"";
     let sql = format!(

@@ -47,6 +47,18 @@ fn every_documented_form_means_the_same_moment() {
 }
 
 #[test]
+fn years_that_need_a_sign_are_read_as_they_are_written() {
+    for time in [DateTime::<Utc>::MIN_UTC, DateTime::<Utc>::MAX_UTC] {
+        let text = time.to_rfc3339();
+        assert_eq!(micros(&text), Some(time.timestamp_micros()), "{text}");
+    }
+    assert_eq!(micros("+2015-05-17T10:05:03Z"), Some(SECOND * 1_000_000));
+    for wrong in ["+999999-01-01T00:00:00Z", "-99-01-01T00:00:00Z", "-T"] {
+        assert_eq!(micros(wrong), None, "{wrong}");
+    }
+}
+
+#[test]
 fn what_is_no_time_is_refused() {
     let wrong = [
         "",
