@@ -42,6 +42,16 @@ impl Rows for DrawnTable {
 impl DrawnTable {
     /// The table for a terminal of this width; as wide as it likes without.
     pub fn draw(self, width: Option<u16>) -> String {
+        // A plan is no table: its lines are read as they are.
+        if self
+            .columns
+            .iter()
+            .map(|column| &*column.name)
+            .eq(["plan_type", "plan"])
+        {
+            let plans = self.rows.iter().map(|row| row.join("\n"));
+            return plans.map(|plan| format!("{plan}\n\n")).collect();
+        }
         let mut table = Table::new();
         table.load_preset(LINES);
         if let Some(width) = width {

@@ -134,6 +134,15 @@ fn explain_names_layers_files_and_what_was_skipped() {
     };
     let narrow = "SELECT count(*) FROM s WHERE ts >= '2026-03-05T01:00:00Z' \
                   AND ts < '2026-03-05T02:00:00Z'";
+    let path = "/api/v1/sql?format=table&width=40";
+    let table = server
+        .post(path, &[], format!("EXPLAIN {narrow}").as_bytes())
+        .text;
+    assert!(table.contains("\nphysical_plan\n"), "{table}");
+    assert!(
+        table.contains("1 of 20 files may match, with 300 of 6000 rows\n"),
+        "{table}"
+    );
     let plan = explained(&format!("EXPLAIN {narrow}"));
     assert!(plan.contains("batch: master version 20"), "{plan}");
     assert!(

@@ -65,8 +65,10 @@ pub(super) struct Record<'a> {
     cells: Result<Vec<Cell<'a>>, Flaw>,
 }
 
-/// The records of a block that are not blank, the first one at line 1.
-pub(super) fn records<'a>(bytes: &'a [u8], limits: &Limits) -> Vec<Record<'a>> {
+/// The records of a block, the first one at line 1. Blank lines are passed over, but for the
+/// null that an empty line is in a body of one column.
+pub(super) fn records<'a>(bytes: &'a [u8], header: &Header, limits: &Limits) -> Vec<Record<'a>> {
+    let is_single = header.names.len() == 1;
     let (mut records, mut at, mut line) = (Vec::new(), 0, 1);
     while at < bytes.len() {
         let start = at;
@@ -77,7 +79,8 @@ pub(super) fn records<'a>(bytes: &'a [u8], limits: &Limits) -> Vec<Record<'a>> {
             .map_or(bytes.len(), |end| at + end + 1);
         at = end;
         let record = &bytes[start..end];
-        if !record.iter().all(u8::is_ascii_whitespace) {
+        let is_null = is_single && matches!(record, b"\n" | b"\r\n");
+        if is_null || !record.iter().all(u8::is_ascii_whitespace) {
             let longest = limits.max_line_bytes;
             let length = record.trim_ascii_end().len();
             let cells = if length > longest {

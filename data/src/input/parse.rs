@@ -163,7 +163,7 @@ fn parse_csv(
     target: &Target<'_>,
     limits: &Limits,
 ) -> Result<Parsed, InputError> {
-    let records = csv::records(&block.bytes, limits);
+    let records = csv::records(&block.bytes, &block.header, limits);
     let reader = csv::Reader::new(&block.header, target.schema, &records);
     let mut shape = Shape::new(&target.schema.fields, limits.max_fields)?;
     let mut rows = Rows::new(limits.max_rejections);

@@ -391,3 +391,14 @@ fn fields_of_log_lines_are_stored_under_the_streams_names() {
         assert!(InputOptions::parse_field_names(wrong).is_err(), "{wrong}");
     }
 }
+
+#[test]
+fn an_empty_line_is_a_null_where_there_is_one_column() {
+    let known = columns(vec![("a", arrow::datatypes::DataType::Utf8)]);
+    let parsed = parse(b"a\nx\n\n\"\"\r\n\r\ny", Format::Csv, &known, &LIMITS).unwrap();
+    assert_eq!(rejected(&parsed), []);
+    let json = serde_json::json!([{"a": "x"}, {}, {"a": ""}, {}, {"a": "y"}]);
+    assert_eq!(serde_json::Value::from(rows(&parsed)), json);
+    let two = parse(b"a,b\nx,1\n\ny,2\n\n", Format::Csv, &known, &LIMITS).unwrap();
+    assert_eq!(two.batch.num_rows(), 2);
+}

@@ -5,6 +5,8 @@
 //!
 //! A row stays one line: line breaks and other control characters are shown as escapes, and a
 //! cell that is too long ends in `…`. With a width, all columns together keep to it.
+//!
+//! A plan (the answer of EXPLAIN) is no table: it is written line by line, as it is.
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, SchemaRef};
@@ -29,8 +31,12 @@ const LINES: &str = "||--+-++|    ++++++";
 /// No cell has this character, so comfy-table never breaks a line early to keep a word whole.
 const NO_WORD_END: char = '\0';
 
+/// The columns that an answer of EXPLAIN has.
+const PLAN: [&str; 2] = ["plan_type", "plan"];
+
 pub(super) struct DrawnTable {
     schema: SchemaRef,
+    is_plan: bool,
     shape: Shape,
     rows: Vec<Vec<String>>,
     /// Characters of the widest cell of each column.
@@ -42,6 +48,7 @@ impl DrawnTable {
     pub(super) fn new(schema: SchemaRef, shape: Shape) -> Self {
         Self {
             widest: vec![NULL.len(); schema.fields().len()],
+            is_plan: schema.fields().iter().map(|field| field.name()).eq(PLAN),
             schema,
             shape,
             rows: Vec::new(),
@@ -110,10 +117,12 @@ impl Encoder for DrawnTable {
             let mut cells = Vec::with_capacity(columns.len());
             for column in &mut columns {
                 let mut shown = String::new();
-                if column.write(row, &mut cell)? {
-                    push_visible(&String::from_utf8_lossy(&cell), &mut shown);
-                } else {
+                if !column.write(row, &mut cell)? {
                     shown.push_str(NULL);
+                } else if self.is_plan {
+                    shown.push_str(&String::from_utf8_lossy(&cell));
+                } else {
+                    push_visible(&String::from_utf8_lossy(&cell), &mut shown);
                 }
                 cells.push(shown);
             }
@@ -123,6 +132,13 @@ impl Encoder for DrawnTable {
     }
 
     fn finish(&mut self, _rows: u64, _stats: &Value) -> Result<Vec<u8>, ArrowError> {
+        if self.is_plan {
+            let plans = self.rows.drain(..).map(|row| row.join("\n"));
+            return Ok(plans
+                .map(|plan| format!("{plan}\n\n"))
+                .collect::<String>()
+                .into_bytes());
+        }
         let rows = self.rows.len();
         let drawn = self.draw();
         let footer = if self.is_cut {
