@@ -239,6 +239,7 @@ async fn answer(app: Arc<App>, route: Route, request: Request) -> Response {
     let trace = Trace::begin(&app, &route, &request.method, &names);
     let span = trace.span();
     let is_sql = matches!(route, Route::Sql);
+    let rest = request.rest();
     let work = async move {
         let response = match dispatch(&app, route, request, &names).await {
             Ok(response) => response,
@@ -247,6 +248,7 @@ async fn answer(app: Arc<App>, route: Route, request: Request) -> Response {
                 failure.into_response(&names.query_id, is_sql)
             }
         };
+        rest.drain().await;
         trace.end(response)
     };
     work.instrument(span).await

@@ -40,7 +40,7 @@ pub(super) async fn events(
         )
         .into());
     }
-    let (body, rest) = request.pieces(app, app.limits.body_bytes).await?;
+    let body = request.pieces(app, app.limits.body_bytes)?;
     let answered = app
         .engine
         .ingest(IngestRequest {
@@ -54,7 +54,6 @@ pub(super) async fn events(
             request_id: request_id.to_owned(),
         })
         .await;
-    rest.drain().await;
     let mut reply = answered?;
     reply.errors.truncate(app.limits.row_errors);
     let mut body = json!(reply);

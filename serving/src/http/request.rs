@@ -30,7 +30,31 @@ pub(super) struct Request {
     pub(super) method: Method,
     pub(super) headers: HeaderMap,
     query: String,
-    body: BodyStream,
+    body: Lent,
+}
+
+/// A body that goes home when its user drops it: what is left of it is drained there, so that a
+/// client that is still sending can read its answer and use the connection again.
+struct Lent {
+    /// `None` only while it is dropped.
+    body: Option<BodyStream>,
+    home: Arc<Mutex<Option<BodyStream>>>,
+}
+
+impl Lent {
+    async fn next(&mut self, idle_timeout: Duration) -> Result<Option<Bytes>, EngineError> {
+        match &mut self.body {
+            Some(body) => next_piece(body, idle_timeout).await,
+            None => Ok(None),
+        }
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        let mut home = self.home.lock().unwrap_or_else(PoisonError::into_inner);
+        *home = self.body.take();
+    }
 }
 
 /// Takes a request apart.
@@ -44,7 +68,10 @@ pub(super) fn parts() -> BoxedFilter<(Request,)> {
             method,
             headers,
             query,
-            body,
+            body: Lent {
+                body: Some(body),
+                home: Arc::default(),
+            },
         })
         .boxed()
 }
@@ -85,6 +112,15 @@ impl Request {
         }
     }
 
+    /// What the handler will leave of the body.
+    pub(super) fn rest(&self) -> Rest {
+        Rest {
+            body: Arc::clone(&self.body.home),
+            // A client that waits for "100 Continue" has sent nothing, and polling would invite it.
+            is_waiting: self.headers.contains_key(header::EXPECT),
+        }
+    }
+
     /// The whole body, at most `limit` bytes, and the permit for its memory: keep it while the
     /// body lives.
     pub(super) async fn body(
@@ -92,25 +128,11 @@ impl Request {
         app: &App,
         limit: usize,
     ) -> Result<(Bytes, OwnedSemaphorePermit), EngineError> {
-        let result = self.read(app, limit).await;
-        // A client that waits for "100 Continue" has sent nothing, and polling would invite it.
-        let is_waiting = self.headers.contains_key(header::EXPECT);
-        if result.is_err() && !is_waiting {
-            self.drain().await;
-        }
-        result
-    }
-
-    async fn read(
-        &mut self,
-        app: &App,
-        limit: usize,
-    ) -> Result<(Bytes, OwnedSemaphorePermit), EngineError> {
         self.check_length(limit)?;
         let mut permit = hold(&app.body_kib, 0)?;
         let mut held = 0;
         let mut body = BytesMut::new();
-        while let Some(piece) = next_piece(&mut self.body, app.limits.body_idle_timeout).await? {
+        while let Some(piece) = self.body.next(app.limits.body_idle_timeout).await? {
             if body.len() + piece.len() > limit {
                 return Err(too_large(limit));
             }
@@ -136,28 +158,11 @@ impl Request {
         Ok(())
     }
 
-    /// The body in the pieces in which it arrives, at most `limit` bytes in all, and what is left
-    /// of it once the pieces are dropped.
-    pub(super) async fn pieces(
-        mut self,
-        app: &App,
-        limit: usize,
-    ) -> Result<(IngestBody, Rest), EngineError> {
-        // A client that waits for "100 Continue" has sent nothing, and polling would invite it.
-        let is_waiting = self.headers.contains_key(header::EXPECT);
-        if let Err(error) = self.check_length(limit) {
-            if !is_waiting {
-                self.drain().await;
-            }
-            return Err(error);
-        }
-        let rest = Rest {
-            body: Arc::default(),
-            is_waiting,
-        };
+    /// The body in the pieces in which it arrives, at most `limit` bytes in all.
+    pub(super) fn pieces(self, app: &App, limit: usize) -> Result<IngestBody, EngineError> {
+        self.check_length(limit)?;
         let pieces = Pieces {
-            body: Some(self.body),
-            home: Arc::clone(&rest.body),
+            body: self.body,
             memory: Arc::clone(&app.body_kib),
             permit: hold(&app.body_kib, 0)?,
             held_kib: 0,
@@ -175,19 +180,13 @@ impl Request {
             pieces.has_failed = piece.is_err();
             Some((piece, pieces))
         });
-        Ok((Box::pin(stream), rest))
-    }
-
-    async fn drain(&mut self) {
-        drain(&mut self.body).await;
+        Ok(Box::pin(stream))
     }
 }
 
-/// A body that the engine reads. Gives back what it did not read when it is dropped.
+/// A body that the engine reads.
 struct Pieces {
-    /// `None` only while it is dropped.
-    body: Option<BodyStream>,
-    home: Arc<Mutex<Option<BodyStream>>>,
+    body: Lent,
     memory: Arc<Semaphore>,
     permit: OwnedSemaphorePermit,
     held_kib: usize,
@@ -201,10 +200,7 @@ struct Pieces {
 
 impl Pieces {
     async fn next(&mut self) -> Result<Option<Bytes>, EngineError> {
-        let Some(body) = &mut self.body else {
-            return Ok(None);
-        };
-        let Some(piece) = next_piece(body, self.idle_timeout).await? else {
+        let Some(piece) = self.body.next(self.idle_timeout).await? else {
             return Ok(None);
         };
         self.received += piece.len();
@@ -221,14 +217,7 @@ impl Pieces {
     }
 }
 
-impl Drop for Pieces {
-    fn drop(&mut self) {
-        let mut home = self.home.lock().unwrap_or_else(PoisonError::into_inner);
-        *home = self.body.take();
-    }
-}
-
-/// What the engine left of a body.
+/// What a handler left of a body.
 pub(super) struct Rest {
     body: Arc<Mutex<Option<BodyStream>>>,
     is_waiting: bool,

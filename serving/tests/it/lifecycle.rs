@@ -253,3 +253,23 @@ async fn only_so_many_connections_are_served() {
     drop(held);
     assert_eq!(server.get("/health").await.status, 200);
 }
+
+#[tokio::test]
+async fn a_body_that_nobody_reads_leaves_the_connection_usable() {
+    let server = Server::start().await;
+    let mut stream = server.connect().await;
+    for path in [
+        "/api/v1/views/hits/recompute",
+        "/nowhere",
+        "/api/v1/streams/1/events",
+    ] {
+        let head = format!("POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        stream.write_all(b"{\"a\": 1}\n").await.unwrap();
+        let mut answer = vec![0; 4096];
+        let read = stream.read(&mut answer).await.unwrap();
+        assert!(read > 0, "{path}: the connection was closed");
+        assert!(answer.starts_with(b"HTTP/1.1 "), "{path}");
+    }
+}
