@@ -3,6 +3,9 @@
 //! A Parquet file has its index at the end, so it is read once it is whole and lies in a
 //! file; row groups are read one after the other, a few thousand rows at a time.
 
+mod footer;
+
+use std::fmt::Display;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use arrow::array::{Array, RecordBatch};
@@ -30,6 +33,7 @@ impl ParquetBlocks {
     ///
     /// [`InputError::Invalid`] if it is no Parquet file, or not a whole one.
     pub fn open(file: impl ChunkReader + 'static, block_bytes: usize) -> Result<Self, InputError> {
+        footer::check_nesting(&file)?;
         let open = move || {
             let builder = ParquetRecordBatchReaderBuilder::try_new(file)?;
             builder.with_batch_size(BATCH_ROWS).build()
@@ -73,12 +77,15 @@ fn size(batch: &RecordBatch) -> usize {
 }
 
 /// The reader trusts some of what a file says, and panics where that is wrong.
-fn guarded<T, E: std::fmt::Display>(read: impl FnOnce() -> Result<T, E>) -> Result<T, InputError> {
-    let reason = match catch_unwind(AssertUnwindSafe(read)) {
-        Ok(Ok(value)) => return Ok(value),
-        Ok(Err(error)) => error.to_string(),
-        Err(_) => "its parts contradict each other".to_owned(),
-    };
+fn guarded<T, E: Display>(read: impl FnOnce() -> Result<T, E>) -> Result<T, InputError> {
+    match catch_unwind(AssertUnwindSafe(read)) {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => Err(invalid(&error)),
+        Err(_) => Err(invalid(&"its parts contradict each other")),
+    }
+}
+
+fn invalid(reason: &dyn Display) -> InputError {
     let message = format!("the body is not a valid Parquet file: {reason}");
-    Err(InputError::invalid("invalid_parquet", message))
+    InputError::invalid("invalid_parquet", message)
 }
