@@ -41,6 +41,7 @@ use lambdalake_data::{Clock, Disk, RealDisk, SystemClock};
 use lambdalake_serving::query::{Queries, runtime_env, session_config};
 use lambdalake_speed::Mapper;
 use lambdalake_speed::writer::WriterHandle;
+use lambdalake_views::PLANNING_STACK_BYTES;
 use tokio::runtime::Runtime;
 
 use crate::settings::Settings;
@@ -228,6 +229,7 @@ impl Engine {
 fn runtime(name: &'static str, threads: usize) -> anyhow::Result<Runtime> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(threads)
+        .thread_stack_size(PLANNING_STACK_BYTES)
         .thread_name(name)
         .enable_all()
         .build()

@@ -1,9 +1,12 @@
 use std::process::ExitCode;
+use std::thread;
 
+use anyhow::Context;
 use clap::Parser;
 use lambdalake::cli::args::{Cli, Command};
 use lambdalake::cli::{Exit, generate, ingest, recompute, settings, sql, status};
 use lambdalake::{demo, serve};
+use lambdalake_views::PLANNING_STACK_BYTES;
 
 /// Gives freed memory back to the system, which the C library's allocator keeps after a large
 /// body, and is quicker with many threads.
@@ -11,7 +14,21 @@ use lambdalake::{demo, serve};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let outcome = match Cli::parse().command {
+    // The main thread's own stack is too small for the views that are planned at the start.
+    let main = thread::Builder::new()
+        .name("main".to_owned())
+        .stack_size(PLANNING_STACK_BYTES)
+        .spawn(run);
+    let outcome = main.context("start the main thread").and_then(|main| {
+        // The panic was reported where it happened.
+        main.join()
+            .map_err(|_| anyhow::anyhow!("it panicked, which is a bug"))?
+    });
+    Exit::report(outcome).into()
+}
+
+fn run() -> anyhow::Result<Exit> {
+    match Cli::parse().command {
         Command::Serve(args) => args.settings().and_then(serve::run).map(|()| Exit::Ok),
         Command::Ingest(args) => ingest::run(args),
         Command::Sql(args) => sql::run(args),
@@ -20,6 +37,5 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::run(args).map(|()| Exit::Ok),
         Command::Settings(args) => settings::run(args),
         Command::Generate(args) => generate::run(args).map(|()| Exit::Ok),
-    };
-    Exit::report(outcome).into()
+    }
 }

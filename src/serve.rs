@@ -7,6 +7,7 @@ use clap::CommandFactory;
 use lambdalake_serving::Limits;
 use lambdalake_serving::http::closed::{Closed, refuse_during};
 use lambdalake_serving::statement::Statement;
+use lambdalake_views::PLANNING_STACK_BYTES;
 
 use crate::cli::args::Cli;
 use crate::engine::{Engine, Port};
@@ -55,6 +56,7 @@ pub fn run(settings: Settings) -> anyhow::Result<()> {
 pub fn io_runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
+        .thread_stack_size(PLANNING_STACK_BYTES)
         .thread_name("http")
         .enable_all()
         .build()

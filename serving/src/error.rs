@@ -99,8 +99,8 @@ impl EngineError {
         let text = match &error {
             ParserError::TokenizerError(text) | ParserError::ParserError(text) => text.clone(),
             ParserError::RecursionLimitExceeded => {
-                return Self::bad_request("syntax_error", "the statement is nested too deeply")
-                    .because(error);
+                let message = "the statement is nested too deeply";
+                return Self::bad_request("statement_too_complex", message).because(error);
             }
         };
         let (message, place) = split_place(&text);

@@ -9,6 +9,7 @@
 mod alter;
 mod columns;
 mod comment;
+mod complexity;
 mod insert;
 mod options;
 mod show;
@@ -100,6 +101,7 @@ impl Statement {
         let words: Vec<String> = significant(&tokens).take(4).map(word).collect();
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         refuse_by_first_words(&words)?;
+        complexity::check_tokens(&tokens)?;
 
         let mut parser = Parser::new(&dialect)
             .with_recursion_limit(MAX_DEPTH)
@@ -110,6 +112,7 @@ impl Statement {
             ["REFRESH", ..] => parse_refresh(&mut parser)?,
             _ => {
                 let parsed = parser.parse_statement().map_err(EngineError::from_parser)?;
+                complexity::check_relations(&parsed)?;
                 let statement = classify(parsed, sql, &tokens)?;
                 with_table_comment(statement, &mut parser)?
             }

@@ -12,6 +12,7 @@ use lambdalake_data::publication::ViewVersion;
 use lambdalake_data::scan::ScanFile;
 use lambdalake_serving::engine::{EngineError, ErrorKind};
 use lambdalake_serving::snapshot::ViewSnapshot;
+use lambdalake_views::PLANNING_STACK_BYTES;
 use tokio::sync::watch;
 
 use super::streams::ChangeError;
@@ -97,6 +98,7 @@ impl Engine {
         let view = name.to_owned();
         let spawned = std::thread::Builder::new()
             .name("recompute".to_owned())
+            .stack_size(PLANNING_STACK_BYTES)
             .spawn(move || {
                 let started = engine.clock.monotonic();
                 // Whatever happens, the run must end and the view be free for the next one.

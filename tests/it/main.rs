@@ -5,6 +5,7 @@ mod bad_input;
 mod catalog;
 mod cli;
 mod client;
+mod complex_statements;
 mod docs;
 mod equivalence;
 mod health;

@@ -49,6 +49,10 @@ pub use error::ViewError;
 pub use session::session_state;
 pub use view::{STATE_FORMAT_VERSION, View};
 
+/// Stack of a thread that parses or plans statements, which recurses as deep as they are
+/// nested. Only what is used of it takes memory.
+pub const PLANNING_STACK_BYTES: usize = 64 << 20;
+
 /// Hidden column of every stream: the shard an event belongs to, Int32.
 pub const SHARD: &str = "_shard";
 /// Hidden column of every stream: the event's offset in its shard, Int64.
