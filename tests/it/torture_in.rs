@@ -2,7 +2,11 @@
 //! 5xx, and the good rows beside it are kept.
 
 use std::io::Write;
+use std::net::TcpStream;
+use std::sync::Arc;
 
+use arrow::array::{ArrayRef, Int64Array, RecordBatch};
+use arrow::ipc::writer::StreamWriter;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use serde_json::json;
@@ -142,6 +146,79 @@ fn bodies_that_cannot_be_read_are_refused_with_a_reason() {
         assert_eq!(counts(&answer), (200, 1_000, 0), "{}", answer.text);
     }
     assert_eq!(server.value("SELECT count(*) AS c FROM s"), json!(4_000));
+}
+
+#[test]
+fn a_line_of_100_megabytes_is_rejected_and_its_neighbours_are_stored() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let server = Server::start(folder.path(), &[]);
+    let long = "x".repeat(100_000_000);
+    let body = format!("{{\"a\":\"before\"}}\n{{\"a\":\"{long}\"}}\n{{\"a\":\"after\"}}\n");
+    let answer = send(&server, "s", &[], body.as_bytes());
+    assert_eq!(counts(&answer), (200, 2, 1), "{}", answer.text);
+    let error = &answer.json()["errors"][0];
+    assert_eq!(
+        (&error["line"], &error["code"]),
+        (&json!(2), &json!("line_too_long"))
+    );
+    assert_eq!(
+        server.rows("SELECT a FROM s ORDER BY a"),
+        [json!({"a": "after"}), json!({"a": "before"})]
+    );
+}
+
+#[test]
+fn tables_without_rows_and_tables_cut_short_are_told_apart() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let server = Server::start(folder.path(), &[]);
+    let answer = send(&server, "s", &[("content-type", "text/csv")], b"a,b\n");
+    assert_eq!(counts(&answer), (200, 0, 0), "{}", answer.text);
+
+    let numbers = Arc::new(Int64Array::from_iter_values(0..10_000)) as ArrayRef;
+    let batch = RecordBatch::try_from_iter([("n", numbers)]).expect("a batch");
+    let mut writer = StreamWriter::try_new(Vec::new(), &batch.schema()).expect("a stream");
+    writer.write(&batch).expect("written");
+    let whole = writer.into_inner().expect("ended");
+    let arrow = [("content-type", "application/vnd.apache.arrow.stream")];
+    for cut in [whole.len() / 2, 100] {
+        let answer = send(&server, "t", &arrow, &whole[..cut]);
+        let found = (answer.status, code(&answer));
+        assert_eq!(found, (400, "invalid_arrow".to_owned()), "{}", answer.text);
+    }
+    let answer = send(&server, "t", &arrow, &whole);
+    assert_eq!(counts(&answer), (200, 10_000, 0), "{}", answer.text);
+    assert_eq!(server.value("SELECT count(*) AS c FROM t"), json!(10_000));
+}
+
+#[test]
+fn a_connection_that_breaks_in_the_middle_of_a_body_stores_whole_blocks_or_nothing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let server = Server::start(folder.path(), &["--ingest-block-bytes", "64KiB"]);
+    server.sql("CREATE TABLE s (ts TIMESTAMP, id BIGINT) WITH (event_time = 'ts')");
+    let line = |id: u64| format!("{{\"id\":{id}}}\n");
+    for lines in [3, 20_000] {
+        let body: String = (0..lines).map(line).collect();
+        let mut connection =
+            TcpStream::connect(server.address().trim_start_matches("http://")).expect("connected");
+        let length = body.len() + 1_000_000;
+        let head =
+            "POST /api/v1/streams/s/events?format=ndjson HTTP/1.1\r\nhost: s\r\nidempotency-key: k";
+        write!(
+            connection,
+            "{head}{lines}\r\ncontent-length: {length}\r\n\r\n{body}{{\"id\":"
+        )
+        .expect("sent");
+        drop(connection);
+    }
+    // What was stored of the broken requests is completed, not repeated.
+    for lines in [3, 20_000] {
+        let body: String = (0..lines).map(line).collect();
+        let key = format!("k{lines}");
+        let answer = send(&server, "s", &[("idempotency-key", &key)], body.as_bytes());
+        assert_eq!(counts(&answer), (200, lines, 0), "{}", answer.text);
+    }
+    let found = server.rows("SELECT count(*) AS c, sum(id) AS s FROM s");
+    assert_eq!(found, [json!({"c": 20_003, "s": 199_990_003})]);
 }
 
 #[test]
