@@ -410,7 +410,7 @@ fn syntax_errors_say_where() {
     refused("", "syntax_error", "empty");
     refused(" -- nothing\n;", "syntax_error", "empty");
     let deep = format!("SELECT {}1{}", "(".repeat(10_000), ")".repeat(10_000));
-    refused(&deep, "syntax_error", "nested");
+    refused(&deep, "statement_too_complex", "nested");
 }
 
 #[test]
