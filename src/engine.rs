@@ -37,7 +37,7 @@ use lambdalake_batch::history::History;
 use lambdalake_data::delta::DeltaMirror;
 use lambdalake_data::disk::STAGING;
 use lambdalake_data::schema::StreamDefinition;
-use lambdalake_data::{Clock, Disk, RealDisk, SystemClock};
+use lambdalake_data::{Clock, Disk, SystemClock};
 use lambdalake_serving::query::{Queries, runtime_env, session_config};
 use lambdalake_speed::Mapper;
 use lambdalake_speed::writer::WriterHandle;
@@ -74,7 +74,7 @@ struct StreamRuntime {
 
 pub struct Engine {
     settings: Settings,
-    disk: Arc<dyn Disk>,
+    disk: Arc<Disk>,
     clock: Arc<dyn Clock>,
     publisher: Arc<Publisher>,
     streams: Mutex<HashMap<String, Arc<StreamRuntime>>>,
@@ -109,8 +109,8 @@ fn task_context(env: Arc<RuntimeEnv>, partitions: usize) -> Arc<TaskContext> {
 impl Engine {
     /// Opens the data folder, replays the logs and starts the threads.
     pub fn open(settings: Settings) -> anyhow::Result<Arc<Self>> {
-        let disk = RealDisk::open(&settings.data_dir)?;
-        let spill = disk.root().join(STAGING).join("spill");
+        let disk = Disk::open(&settings.data_dir)?;
+        let spill = disk.shown(STAGING).join("spill");
         std::fs::create_dir_all(&spill).context("create the folder for spilled data")?;
         Self::open_on(settings, disk, Arc::new(SystemClock::default()), &spill)
     }
@@ -119,7 +119,7 @@ impl Engine {
     /// bodies that have to be whole before they can be read.
     pub fn open_on(
         settings: Settings,
-        disk: Arc<dyn Disk>,
+        disk: Arc<Disk>,
         clock: Arc<dyn Clock>,
         spill: &Path,
     ) -> anyhow::Result<Arc<Self>> {

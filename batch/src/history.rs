@@ -43,14 +43,14 @@ pub struct Run {
 
 /// The runs, newest last by id.
 pub struct History {
-    disk: Arc<dyn Disk>,
+    disk: Arc<Disk>,
     runs: Mutex<BTreeMap<String, Run>>,
 }
 
 impl History {
     /// Reads what earlier processes left. A file that does not parse is skipped with a
     /// warning: history is for people, nothing depends on it.
-    pub fn open(disk: Arc<dyn Disk>) -> Result<Self, DataError> {
+    pub fn open(disk: Arc<Disk>) -> Result<Self, DataError> {
         let mut runs = BTreeMap::new();
         for info in disk.list(FOLDER)? {
             let bytes = disk.read(&info.path)?.unwrap_or_default();

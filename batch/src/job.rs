@@ -61,7 +61,7 @@ pub struct RecomputeOutput {
 /// Runs the job within `task`'s memory pool, which must be finite.
 pub async fn run(
     job: &RecomputeJob,
-    disk: &Arc<dyn Disk>,
+    disk: &Arc<Disk>,
     task: &Arc<TaskContext>,
     progress: &Arc<Progress>,
 ) -> Result<RecomputeOutput, BatchError> {
@@ -132,7 +132,7 @@ pub(crate) fn sorted_by_key(
 
 async fn write_states(
     job: &RecomputeJob,
-    disk: &Arc<dyn Disk>,
+    disk: &Arc<Disk>,
     plan: Arc<dyn ExecutionPlan>,
     task: &Arc<TaskContext>,
     progress: &Arc<Progress>,
@@ -155,7 +155,7 @@ async fn write_states(
 
 /// Writes states into one or more shared files with unique names.
 pub struct StatesWriter<'a> {
-    disk: &'a Arc<dyn Disk>,
+    disk: &'a Arc<Disk>,
     prefix: String,
     schema: SchemaRef,
     open: Option<OpenFile>,
@@ -170,7 +170,7 @@ struct OpenFile {
 }
 
 impl<'a> StatesWriter<'a> {
-    pub fn new(disk: &'a Arc<dyn Disk>, folder: &str, name: &str, schema: SchemaRef) -> Self {
+    pub fn new(disk: &'a Arc<Disk>, folder: &str, name: &str, schema: SchemaRef) -> Self {
         let prefix = format!("{folder}/{name}");
         Self {
             disk,

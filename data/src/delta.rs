@@ -33,7 +33,7 @@ const REFUSED_IN_NAMES: [char; 10] = [' ', ',', ';', '{', '}', '(', ')', '\n', '
 
 /// A stream's Delta table, open. One per stream, owned by the thread that flushes it.
 pub struct DeltaMirror {
-    disk: Arc<dyn Disk>,
+    disk: Arc<Disk>,
     folder: String,
     table: Option<DeltaTable>,
 }
@@ -65,7 +65,7 @@ pub fn refused_column(definition: &StreamDefinition) -> Option<String> {
 }
 
 impl DeltaMirror {
-    pub fn new(disk: Arc<dyn Disk>, definition: &StreamDefinition) -> Self {
+    pub fn new(disk: Arc<Disk>, definition: &StreamDefinition) -> Self {
         Self {
             disk,
             folder: definition.master_folder(),

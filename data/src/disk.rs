@@ -1,4 +1,4 @@
-//! The disk, injected: every byte the engine keeps goes through [`Disk`].
+//! The disk: every byte the engine keeps goes through [`Disk`], over injected [`Files`].
 //!
 //! Two kinds of file exist. *Shared files* (Parquet, publications, Delta commits) are
 //! immutable: they are written under a staging name, synced, linked to their final name if
@@ -12,33 +12,16 @@ use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
 use crate::error::{DataError, Result};
+use crate::files::{Entry, Files, OpenFile, RealFiles};
 
 /// Folder of half-written shared files; emptied at start.
 pub const STAGING: &str = "staging";
-
-/// A file being appended to.
-pub trait AppendFile: Send {
-    /// Appends all of `bytes`. After an error the file's end is unknown: stop using it.
-    fn append(&mut self, bytes: &[u8]) -> Result<()>;
-    /// Returns once everything appended is on the medium. An error is final for this file.
-    fn sync(&mut self) -> Result<()>;
-}
-
-/// A shared file under its staging name; invisible until [`StagedFile::publish`].
-pub trait StagedFile: Send {
-    fn write(&mut self, bytes: &[u8]) -> Result<()>;
-    /// Syncs, links to the final name and syncs the folder. `Exists` if the name is taken.
-    fn publish(self: Box<Self>) -> Result<()>;
-    /// As `publish`, but takes the name over. Only for Delta's `_last_checkpoint` hint.
-    fn publish_over(self: Box<Self>) -> Result<()>;
-}
 
 /// What `head` tells of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,41 +31,30 @@ pub struct FileInfo {
     pub modified_micros: i64,
 }
 
-pub trait Disk: Send + Sync + std::fmt::Debug {
-    fn append_file(&self, path: &str) -> Result<Box<dyn AppendFile>>;
-    fn stage(&self, path: &str) -> Result<Box<dyn StagedFile>>;
-    /// Replaces the tail of a log segment after `bytes`, synced. Only replay uses it.
-    fn truncate(&self, path: &str, bytes: u64) -> Result<()>;
-    fn read(&self, path: &str) -> Result<Option<Bytes>>;
-    fn read_range(&self, path: &str, range: Range<u64>) -> Result<Option<Bytes>>;
-    fn head(&self, path: &str) -> Result<Option<FileInfo>>;
-    /// All files below the folder, at any depth, ordered by path. Empty if it is absent.
-    fn list(&self, folder: &str) -> Result<Vec<FileInfo>>;
-    fn remove(&self, path: &str) -> Result<()>;
-    /// Makes the folder's entries durable; a folder that is absent has none.
-    fn sync_folder(&self, folder: &str) -> Result<()>;
-    fn remove_folder(&self, folder: &str) -> Result<()>;
-
-    /// Writes a whole shared file.
-    fn put_if_absent(&self, path: &str, bytes: &[u8]) -> Result<()> {
-        let mut staged = self.stage(path)?;
-        staged.write(bytes)?;
-        staged.publish()
+impl FileInfo {
+    fn new(path: &Path, entry: Entry) -> Self {
+        Self {
+            path: path.to_string_lossy().into_owned(),
+            bytes: entry.bytes,
+            modified_micros: entry.modified_micros,
+        }
     }
 }
 
-/// The machine's file system below one folder, which this process holds locked.
+/// The files below one root, which this process has for itself.
 #[derive(Debug)]
-pub struct RealDisk {
-    root: PathBuf,
+pub struct Disk {
+    files: Arc<dyn Files>,
     /// Folders whose own entry this process has synced. One that is merely there may have
     /// been made by a process that was killed before it could.
     durable_folders: Mutex<HashSet<PathBuf>>,
-    _lock: File,
+    /// Held while the disk is open; simulated files need none.
+    _lock: Option<File>,
 }
 
-impl RealDisk {
-    /// Opens (and creates) the folder, takes its lock, and clears half-written files.
+impl Disk {
+    /// Opens (and creates) a folder of the machine, takes its lock, and clears half-written
+    /// files.
     pub fn open(root: &Path) -> Result<Arc<Self>> {
         std::fs::create_dir_all(root).map_err(|e| DataError::io("create folder", root, e))?;
         let root = root
@@ -100,8 +72,13 @@ impl RealDisk {
             Err(std::fs::TryLockError::WouldBlock) => return Err(DataError::Locked { path: root }),
             Err(std::fs::TryLockError::Error(e)) => return Err(DataError::io("lock", &path, e)),
         }
+        Self::open_on(Arc::new(RealFiles::new(root)), Some(lock))
+    }
+
+    /// The same over any files; `lock` is kept as long as the disk.
+    pub fn open_on(files: Arc<dyn Files>, lock: Option<File>) -> Result<Arc<Self>> {
         let disk = Self {
-            root,
+            files,
             durable_folders: Mutex::default(),
             _lock: lock,
         };
@@ -110,165 +87,140 @@ impl RealDisk {
         Ok(Arc::new(disk))
     }
 
-    pub fn root(&self) -> &Path {
-        &self.root
+    /// The whole path of a file, for messages and for what needs a real one.
+    pub fn shown(&self, path: &str) -> PathBuf {
+        self.files.shown(Path::new(path))
     }
 
-    fn at(&self, path: &str) -> PathBuf {
-        self.root.join(path)
+    /// Part of a name that no file had before.
+    pub fn fresh_name(&self) -> String {
+        self.files.fresh_name()
+    }
+
+    fn failed(&self, operation: &'static str, path: &Path, error: io::Error) -> DataError {
+        DataError::io(operation, &self.files.shown(path), error)
+    }
+
+    fn absent_is_none<T>(
+        &self,
+        result: io::Result<T>,
+        operation: &'static str,
+        path: &Path,
+    ) -> Result<Option<T>> {
+        match result {
+            Ok(value) => Ok(Some(value)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(self.failed(operation, path, e)),
+        }
+    }
+
+    fn durable_folders(&self) -> MutexGuard<'_, HashSet<PathBuf>> {
+        self.durable_folders
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Creates the folder and its parents and makes their entries durable.
     fn make_folder(&self, folder: &Path) -> Result<()> {
-        let full = self.root.join(folder);
-        let is_durable = |folders: &HashSet<PathBuf>| folders.contains(folder);
-        if is_durable(
-            &self
-                .durable_folders
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner),
-        ) && full.is_dir()
-        {
+        let is_there = || self.files.entry(folder).is_ok_and(|entry| entry.is_folder);
+        if folder.as_os_str().is_empty() || self.durable_folders().contains(folder) && is_there() {
             return Ok(());
         }
-        if let Some(parent) = folder.parent() {
-            self.make_folder(parent)?;
-        }
-        match std::fs::create_dir(&full) {
+        let parent = folder.parent().unwrap_or(Path::new(""));
+        self.make_folder(parent)?;
+        match self.files.create_folder(folder) {
             Ok(()) => {}
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(e) => return Err(DataError::io("create folder", &full, e)),
+            Err(e) => return Err(self.failed("create folder", folder, e)),
         }
-        sync_folder(full.parent().unwrap_or(&self.root))?;
-        let mut durable = self
-            .durable_folders
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        durable.insert(folder.to_path_buf());
+        self.sync(parent)?;
+        self.durable_folders().insert(folder.to_path_buf());
         Ok(())
     }
 
     fn make_parent(&self, path: &str) -> Result<()> {
-        match Path::new(path).parent() {
-            Some(parent) => self.make_folder(parent),
-            None => Ok(()),
-        }
+        self.make_folder(parent_of(path))
     }
-}
 
-fn sync_folder(folder: &Path) -> Result<()> {
-    File::open(folder)
-        .and_then(|handle| handle.sync_all())
-        .map_err(|e| DataError::io("sync folder", folder, e))
-}
-
-fn absent_is_none<T>(
-    result: io::Result<T>,
-    operation: &'static str,
-    path: &Path,
-) -> Result<Option<T>> {
-    match result {
-        Ok(value) => Ok(Some(value)),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(DataError::io(operation, path, e)),
+    fn sync(&self, folder: &Path) -> Result<()> {
+        self.files
+            .sync_folder(folder)
+            .map_err(|e| self.failed("sync folder", folder, e))
     }
-}
 
-fn modified_micros(meta: &std::fs::Metadata) -> i64 {
-    meta.modified()
-        .ok()
-        .and_then(|time| time.duration_since(std::time::SystemTime::UNIX_EPOCH).ok())
-        .map_or(0, |since| since.as_micros() as i64)
-}
-
-impl Disk for RealDisk {
-    fn append_file(&self, path: &str) -> Result<Box<dyn AppendFile>> {
+    /// Opens a log segment for appending; an absent one is made, durably.
+    pub fn append_file(&self, path: &str) -> Result<AppendFile> {
         self.make_parent(path)?;
-        let full = self.at(path);
-        let file = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(&full)
-            .map_err(|e| DataError::io("open", &full, e))?;
+        let file = self
+            .files
+            .open_append(Path::new(path))
+            .map_err(|e| self.failed("open", Path::new(path), e))?;
         // Also when the file is there: a killed process may have made it.
-        sync_folder(full.parent().unwrap_or(&self.root))?;
-        Ok(Box::new(RealAppend { file, path: full }))
+        self.sync(parent_of(path))?;
+        let shown = self.shown(path);
+        Ok(AppendFile { file, shown })
     }
 
-    fn stage(&self, path: &str) -> Result<Box<dyn StagedFile>> {
+    /// Begins a shared file, invisible until it is published.
+    pub fn stage(&self, path: &str) -> Result<StagedFile> {
         self.make_parent(path)?;
-        let staging = self.at(STAGING).join(uuid::Uuid::new_v4().to_string());
-        let file = OpenOptions::new()
-            .create_new(true)
-            .write(true)
-            .open(&staging)
-            .map_err(|e| DataError::io("create", &staging, e))?;
-        Ok(Box::new(RealStaged {
+        let staging = Path::new(STAGING).join(self.fresh_name());
+        let file = self
+            .files
+            .create_new(&staging)
+            .map_err(|e| self.failed("create", &staging, e))?;
+        Ok(StagedFile {
             file,
+            files: Arc::clone(&self.files),
             staging,
-            target: self.at(path),
-        }))
+            target: PathBuf::from(path),
+        })
     }
 
-    fn truncate(&self, path: &str, bytes: u64) -> Result<()> {
-        let full = self.at(path);
-        OpenOptions::new()
-            .write(true)
-            .open(&full)
-            .and_then(|file| file.set_len(bytes).and_then(|()| file.sync_all()))
-            .map_err(|e| DataError::io("truncate", &full, e))
+    /// Writes a whole shared file.
+    pub fn put_if_absent(&self, path: &str, bytes: &[u8]) -> Result<()> {
+        let mut staged = self.stage(path)?;
+        staged.write(bytes)?;
+        staged.publish()
     }
 
-    fn read(&self, path: &str) -> Result<Option<Bytes>> {
-        let full = self.at(path);
-        Ok(absent_is_none(std::fs::read(&full), "read", &full)?.map(Bytes::from))
+    /// Cuts off the end of a log segment after `bytes`, durably.
+    pub fn truncate(&self, path: &str, bytes: u64) -> Result<()> {
+        self.files
+            .truncate(Path::new(path), bytes)
+            .map_err(|e| self.failed("truncate", Path::new(path), e))
     }
 
-    fn read_range(&self, path: &str, range: Range<u64>) -> Result<Option<Bytes>> {
-        let full = self.at(path);
-        let Some(file) = absent_is_none(File::open(&full), "open", &full)? else {
-            return Ok(None);
-        };
-        let mut bytes = vec![0; (range.end - range.start) as usize];
-        file.read_exact_at(&mut bytes, range.start)
-            .map_err(|e| DataError::io("read", &full, e))?;
-        Ok(Some(Bytes::from(bytes)))
+    pub fn read(&self, path: &str) -> Result<Option<Bytes>> {
+        let path = Path::new(path);
+        let read = self.absent_is_none(self.files.read(path), "read", path)?;
+        Ok(read.map(Bytes::from))
     }
 
-    fn head(&self, path: &str) -> Result<Option<FileInfo>> {
-        let full = self.at(path);
-        let Some(meta) = absent_is_none(std::fs::metadata(&full), "look at", &full)? else {
-            return Ok(None);
-        };
-        Ok(meta.is_file().then(|| FileInfo {
-            path: path.to_owned(),
-            bytes: meta.len(),
-            modified_micros: modified_micros(&meta),
-        }))
+    pub fn read_range(&self, path: &str, range: Range<u64>) -> Result<Option<Bytes>> {
+        let path = Path::new(path);
+        let read = self.absent_is_none(self.files.read_at(path, range), "read", path)?;
+        Ok(read.map(Bytes::from))
     }
 
-    fn list(&self, folder: &str) -> Result<Vec<FileInfo>> {
+    pub fn head(&self, path: &str) -> Result<Option<FileInfo>> {
+        let path = Path::new(path);
+        let found = self.absent_is_none(self.files.entry(path), "look at", path)?;
+        let file = found.filter(|entry| !entry.is_folder);
+        Ok(file.map(|entry| FileInfo::new(path, entry)))
+    }
+
+    /// All files below the folder, at any depth, ordered by path. Empty if it is absent.
+    pub fn list(&self, folder: &str) -> Result<Vec<FileInfo>> {
         let mut found = Vec::new();
         let mut folders = vec![PathBuf::from(folder)];
         while let Some(folder) = folders.pop() {
-            let full = self.root.join(&folder);
-            let Some(entries) = absent_is_none(std::fs::read_dir(&full), "list", &full)? else {
-                continue;
-            };
-            for entry in entries {
-                let entry = entry.map_err(|e| DataError::io("list", &full, e))?;
-                let path = folder.join(entry.file_name());
-                let Some(meta) = absent_is_none(entry.metadata(), "look at", &full)? else {
-                    continue;
-                };
-                if meta.is_dir() {
+            let entries = self.absent_is_none(self.files.list(&folder), "list", &folder)?;
+            for (path, entry) in entries.unwrap_or_default() {
+                if entry.is_folder {
                     folders.push(path);
                 } else {
-                    found.push(FileInfo {
-                        path: path.to_string_lossy().into_owned(),
-                        bytes: meta.len(),
-                        modified_micros: modified_micros(&meta),
-                    });
+                    found.push(FileInfo::new(&path, entry));
                 }
             }
         }
@@ -276,118 +228,129 @@ impl Disk for RealDisk {
         Ok(found)
     }
 
-    fn remove(&self, path: &str) -> Result<()> {
-        let full = self.at(path);
-        absent_is_none(std::fs::remove_file(&full), "remove", &full)?;
+    pub fn remove(&self, path: &str) -> Result<()> {
+        let path = Path::new(path);
+        self.absent_is_none(self.files.remove_file(path), "remove", path)?;
         Ok(())
     }
 
-    fn sync_folder(&self, folder: &str) -> Result<()> {
-        let full = self.at(folder);
-        if full.is_dir() {
-            sync_folder(&full)
-        } else {
-            Ok(())
-        }
+    /// Makes the folder's entries durable; a folder that is absent has none.
+    pub fn sync_folder(&self, folder: &str) -> Result<()> {
+        let folder = Path::new(folder);
+        self.absent_is_none(self.files.sync_folder(folder), "sync folder", folder)?;
+        Ok(())
     }
 
-    fn remove_folder(&self, folder: &str) -> Result<()> {
-        let full = self.at(folder);
-        absent_is_none(std::fs::remove_dir_all(&full), "remove folder", &full)?;
-        let mut durable = self
-            .durable_folders
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        durable.retain(|known| !known.starts_with(folder));
+    pub fn remove_folder(&self, folder: &str) -> Result<()> {
+        let path = Path::new(folder);
+        self.absent_is_none(self.files.remove_folder(path), "remove folder", path)?;
+        self.durable_folders()
+            .retain(|known| !known.starts_with(folder));
         Ok(())
     }
 }
 
-struct RealAppend {
-    file: File,
-    path: PathBuf,
+fn parent_of(path: &str) -> &Path {
+    Path::new(path).parent().unwrap_or(Path::new(""))
 }
 
-impl AppendFile for RealAppend {
-    fn append(&mut self, bytes: &[u8]) -> Result<()> {
+/// A file being appended to.
+pub struct AppendFile {
+    file: Box<dyn OpenFile>,
+    shown: PathBuf,
+}
+
+impl AppendFile {
+    /// Appends all of `bytes`. After an error the file's end is unknown: stop using it.
+    pub fn append(&mut self, bytes: &[u8]) -> Result<()> {
         self.file
-            .write_all(bytes)
-            .map_err(|e| DataError::io("append to", &self.path, e))
+            .append(bytes)
+            .map_err(|e| DataError::io("append to", &self.shown, e))
     }
 
-    fn sync(&mut self) -> Result<()> {
+    /// Returns once everything appended is on the medium. An error is final for this file.
+    pub fn sync(&mut self) -> Result<()> {
         self.file
-            .sync_data()
-            .map_err(|e| DataError::io("sync", &self.path, e))
+            .sync()
+            .map_err(|e| DataError::io("sync", &self.shown, e))
     }
 }
 
-struct RealStaged {
-    file: File,
+/// A shared file under its staging name; invisible until [`StagedFile::publish`].
+pub struct StagedFile {
+    file: Box<dyn OpenFile>,
+    files: Arc<dyn Files>,
     staging: PathBuf,
     target: PathBuf,
 }
 
-impl StagedFile for RealStaged {
-    fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        self.file
-            .write_all(bytes)
-            .map_err(|e| DataError::io("write", &self.staging, e))
+impl StagedFile {
+    fn failed(&self, operation: &'static str, path: &Path, error: io::Error) -> DataError {
+        DataError::io(operation, &self.files.shown(path), error)
     }
 
-    fn publish(self: Box<Self>) -> Result<()> {
+    pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
         self.file
-            .sync_all()
-            .map_err(|e| DataError::io("sync", &self.staging, e))?;
-        match std::fs::hard_link(&self.staging, &self.target) {
-            Ok(()) => {}
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-                return Err(DataError::Exists {
-                    path: self.target.clone(),
-                });
-            }
-            Err(e) => return Err(DataError::io("link", &self.target, e)),
+            .append(bytes)
+            .map_err(|e| self.failed("write", &self.staging, e))
+    }
+
+    /// Syncs, links to the final name and syncs the folder. `Exists` if the name is taken.
+    pub fn publish(mut self) -> Result<()> {
+        self.sync()?;
+        match self.files.link(&self.staging, &self.target) {
+            Ok(()) => self.sync_target_folder(),
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Err(DataError::Exists {
+                path: self.files.shown(&self.target),
+            }),
+            Err(e) => Err(self.failed("link", &self.target, e)),
         }
-        sync_folder(self.target.parent().unwrap_or(Path::new("/")))
     }
 
-    fn publish_over(self: Box<Self>) -> Result<()> {
+    /// As `publish`, but takes the name over. Only for Delta's `_last_checkpoint` hint.
+    pub fn publish_over(mut self) -> Result<()> {
+        self.sync()?;
+        self.files
+            .rename(&self.staging, &self.target)
+            .map_err(|e| self.failed("rename", &self.target, e))?;
+        self.sync_target_folder()
+    }
+
+    fn sync(&mut self) -> Result<()> {
         self.file
-            .sync_all()
-            .map_err(|e| DataError::io("sync", &self.staging, e))?;
-        std::fs::rename(&self.staging, &self.target)
-            .map_err(|e| DataError::io("rename", &self.target, e))?;
-        sync_folder(self.target.parent().unwrap_or(Path::new("/")))
+            .sync()
+            .map_err(|e| self.failed("sync", &self.staging, e))
+    }
+
+    fn sync_target_folder(&self) -> Result<()> {
+        let folder = self.target.parent().unwrap_or(Path::new(""));
+        self.files
+            .sync_folder(folder)
+            .map_err(|e| self.failed("sync folder", folder, e))
     }
 }
 
-impl Drop for RealStaged {
+impl Drop for StagedFile {
     /// The staging name goes in every case; a leftover is cleared at the next start.
     fn drop(&mut self) {
-        let removed = std::fs::remove_file(&self.staging);
-        if let Err(error) = removed.or_else(ignore_absent) {
+        let removed = self.files.remove_file(&self.staging);
+        if let Err(error) = removed
+            && error.kind() != io::ErrorKind::NotFound
+        {
             tracing::debug!(path = %self.staging.display(), %error, "staging file was not removed");
         }
     }
 }
 
-fn ignore_absent(error: io::Error) -> io::Result<()> {
-    if error.kind() == io::ErrorKind::NotFound {
-        Ok(())
-    } else {
-        Err(error)
-    }
-}
-
 /// Adapts a staged file to `std::io::Write`, for the Parquet writer.
 pub struct StagedWriter {
-    staged: Box<dyn StagedFile>,
+    staged: StagedFile,
     bytes: u64,
     crc: u32,
 }
 
 impl StagedWriter {
-    pub fn new(staged: Box<dyn StagedFile>) -> Self {
+    pub fn new(staged: StagedFile) -> Self {
         Self {
             staged,
             bytes: 0,
@@ -419,7 +382,7 @@ impl Write for StagedWriter {
 }
 
 /// CRC-32C of a whole file, read in pieces. `None` if the file is absent.
-pub fn checksum(disk: &dyn Disk, path: &str) -> Result<Option<u32>> {
+pub fn checksum(disk: &Disk, path: &str) -> Result<Option<u32>> {
     const PIECE_BYTES: u64 = 1 << 20;
     let Some(info) = disk.head(path)? else {
         return Ok(None);

@@ -10,6 +10,7 @@ pub mod cut;
 pub mod delta;
 pub mod disk;
 pub mod error;
+pub mod files;
 pub mod input;
 pub mod log;
 pub mod master;
@@ -23,5 +24,5 @@ pub mod widen;
 
 pub use clock::{Clock, SystemClock};
 pub use cut::{Cut, CutRange, Position};
-pub use disk::{Disk, RealDisk};
+pub use disk::Disk;
 pub use error::{DataError, Result};

@@ -114,11 +114,11 @@ struct Segment {
 
 /// One stream's log, open for appending.
 pub struct Log {
-    disk: Arc<dyn Disk>,
+    disk: Arc<Disk>,
     folder: String,
     segment_bytes: u64,
     segments: Vec<Segment>,
-    file: Option<Box<dyn AppendFile>>,
+    file: Option<AppendFile>,
     written: u64,
     group: u64,
     /// Set by the first failed write or sync; the log takes nothing after it.
@@ -129,7 +129,7 @@ impl Log {
     /// Opens the log and hands every frame to `replay`, in order: its header, and its events
     /// if `covered` does not cover them. A torn tail is cut off; damage before it is an error naming the segment.
     pub fn open(
-        disk: Arc<dyn Disk>,
+        disk: Arc<Disk>,
         folder: &str,
         segment_bytes: u64,
         covered: &Cut,

@@ -47,7 +47,7 @@ pub fn writer_properties() -> Result<WriterProperties> {
 /// Writes the events of a sealed part as a file of the master dataset. `None` if it is
 /// empty. The file is durable on return, but in no dataset until it is published.
 pub fn write_part(
-    disk: &dyn Disk,
+    disk: &Disk,
     definition: &StreamDefinition,
     part: &TailPart,
     version: u64,
@@ -63,7 +63,7 @@ pub fn write_part(
         .collect::<Result<Vec<_>>>()?;
     let order = sorted_order(&batches, definition.event_time.as_deref())?;
 
-    let name = new_name(version);
+    let name = new_name(disk, version);
     let path = format!("{}/{name}", definition.master_folder());
     let staged = StagedWriter::new(disk.stage(&path)?);
     let mut writer = ArrowWriter::try_new(staged, Arc::clone(&schema), Some(writer_properties()?))?;
@@ -94,7 +94,7 @@ pub fn write_part(
 /// Writes a master file again under the stream's columns of today: the same events in the
 /// same order under a new name. Durable on return, but in no dataset until it is published.
 pub fn rewrite_file(
-    disk: &dyn Disk,
+    disk: &Disk,
     definition: &StreamDefinition,
     file: &MasterFile,
     version: u64,
@@ -107,7 +107,7 @@ pub fn rewrite_file(
     })?;
     let schema = definition.stored_schema();
     let reader = ParquetRecordBatchReaderBuilder::try_new(old)?.build()?;
-    let name = new_name(version);
+    let name = new_name(disk, version);
     let staged = StagedWriter::new(disk.stage(&format!("{folder}/{name}"))?);
     let mut writer = ArrowWriter::try_new(staged, Arc::clone(&schema), Some(writer_properties()?))?;
     for batch in reader {
@@ -124,13 +124,13 @@ pub fn rewrite_file(
     })
 }
 
-fn new_name(version: u64) -> String {
-    format!("{version:010}-{}.parquet", uuid::Uuid::new_v4())
+fn new_name(disk: &Disk, version: u64) -> String {
+    format!("{version:010}-{}.parquet", disk.fresh_name())
 }
 
 /// Writes one shared Parquet file; returns its length and checksum.
 pub fn write_parquet(
-    disk: &dyn Disk,
+    disk: &Disk,
     path: &str,
     schema: &SchemaRef,
     batches: impl IntoIterator<Item = RecordBatch>,

@@ -152,7 +152,7 @@ struct Envelope<'a> {
 /// The publication log, open. One writer, who holds it.
 #[derive(Debug)]
 pub struct PublicationLog {
-    disk: Arc<dyn Disk>,
+    disk: Arc<Disk>,
 }
 
 fn path_of(number: u64) -> String {
@@ -162,7 +162,7 @@ fn path_of(number: u64) -> String {
 impl PublicationLog {
     /// Opens the log and reads the newest entry. A damaged newest entry is an error: what
     /// it named may have been acknowledged and the log segments behind it may be gone.
-    pub fn open(disk: Arc<dyn Disk>) -> Result<(Self, Publication)> {
+    pub fn open(disk: Arc<Disk>) -> Result<(Self, Publication)> {
         disk.sync_folder(FOLDER)?;
         let newest = disk.list(FOLDER)?.pop();
         let publication = match newest {
@@ -201,7 +201,7 @@ impl PublicationLog {
     }
 }
 
-fn read_entry(disk: &dyn Disk, path: &str) -> Result<Publication> {
+fn read_entry(disk: &Disk, path: &str) -> Result<Publication> {
     let damaged = |reason: String| DataError::Damaged {
         path: path.into(),
         reason,

@@ -24,13 +24,13 @@ use crate::error::DataError;
 /// One folder of the data root, seen as an object store.
 #[derive(Debug, Clone)]
 pub struct DiskStore {
-    disk: Arc<dyn Disk>,
+    disk: Arc<Disk>,
     prefix: String,
 }
 
 impl DiskStore {
     /// `prefix` is a folder below the data root, without a slash at its end; empty for all.
-    pub fn new(disk: Arc<dyn Disk>, prefix: &str) -> Self {
+    pub fn new(disk: Arc<Disk>, prefix: &str) -> Self {
         Self {
             disk,
             prefix: prefix.to_owned(),
@@ -93,7 +93,7 @@ fn not_found(path: &str) -> Error {
     }
 }
 
-fn finish(staged: Box<dyn StagedFile>, over: bool) -> Result<PutResult> {
+fn finish(staged: StagedFile, over: bool) -> Result<PutResult> {
     if over {
         staged.publish_over()
     } else {
@@ -235,7 +235,7 @@ impl ObjectStore for DiskStore {
 }
 
 struct Upload {
-    staged: Option<Box<dyn StagedFile>>,
+    staged: Option<StagedFile>,
 }
 
 impl fmt::Debug for Upload {

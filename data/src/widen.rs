@@ -196,7 +196,7 @@ fn widen_type(column_type: &mut ColumnType, steps: &[Step]) {
 }
 
 /// The footer of a master file.
-pub fn read_footer(disk: &dyn Disk, path: &str, bytes: u64) -> Result<ParquetMetaData> {
+pub fn read_footer(disk: &Disk, path: &str, bytes: u64) -> Result<ParquetMetaData> {
     let mut wanted = FOOTER_BYTES.min(bytes);
     loop {
         let end: Bytes = disk

@@ -76,7 +76,7 @@ impl ObjectStoreRegistry for OnlyDataRoot {
 /// A runtime environment with a finite pool, spilling into `spill`, reading only the data
 /// root. Queries, batch and speed each have their own.
 pub fn runtime_env(
-    disk: &Arc<dyn Disk>,
+    disk: &Arc<Disk>,
     memory_bytes: usize,
     spill: &std::path::Path,
 ) -> Result<Arc<RuntimeEnv>> {

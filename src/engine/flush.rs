@@ -227,7 +227,7 @@ impl Engine {
                 .block_on(self.mapper.combine(&view.view, states))?;
         }
         let folder = view.state.folder();
-        let name = format!("pane-{}", uuid::Uuid::new_v4());
+        let name = format!("pane-{}", self.disk.fresh_name());
         let mut writer = StatesWriter::new(&self.disk, &folder, &name, view.view.states_schema());
         for batch in &states {
             writer.write(batch)?;

@@ -69,7 +69,7 @@ impl SpeedStates for PartStates {
 /// A file or folder that goes when it is doomed and nobody holds it any more.
 #[derive(Debug)]
 struct Kept {
-    disk: Arc<dyn Disk>,
+    disk: Arc<Disk>,
     path: String,
     is_folder: bool,
     doomed: std::sync::atomic::AtomicBool,
@@ -109,7 +109,7 @@ struct Durable {
 }
 
 pub struct Publisher {
-    disk: Arc<dyn Disk>,
+    disk: Arc<Disk>,
     mapper: Mapper,
     state_budget_bytes: usize,
     durable: Mutex<Durable>,
@@ -124,7 +124,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Publisher {
     /// Reads the newest publication, compiles its views and checks their states files.
     pub fn open(
-        disk: Arc<dyn Disk>,
+        disk: Arc<Disk>,
         mapper: Mapper,
         state_budget_bytes: usize,
     ) -> anyhow::Result<Self> {
@@ -402,7 +402,7 @@ pub fn compile(state: &ViewState) -> anyhow::Result<View> {
 }
 
 fn find_unusable(
-    disk: &dyn Disk,
+    disk: &Disk,
     state: &ViewState,
     unusable: &mut HashSet<String>,
 ) -> anyhow::Result<()> {

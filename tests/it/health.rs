@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use lambdalake::engine::{Engine, Port};
 use lambdalake::settings::{Settings, SettingsFlags};
-use lambdalake_data::{Clock, Disk, RealDisk, SystemClock};
+use lambdalake_data::{Clock, Disk, SystemClock};
 use lambdalake_serving::Engine as _;
 use serde_json::Value;
 
@@ -142,7 +142,7 @@ fn a_maintenance_thread_that_panicked_makes_health_fail() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut settings = Settings::resolve(SettingsFlags::default(), None).expect("settings");
     settings.data_dir = folder.path().join("data");
-    let disk: Arc<dyn Disk> = RealDisk::open(&settings.data_dir).expect("a disk");
+    let disk: Arc<Disk> = Disk::open(&settings.data_dir).expect("a disk");
     let clock = Arc::new(BrokenClock::default());
     let engine = Engine::open_on(settings, disk, Arc::clone(&clock) as _, folder.path());
     let port = Port(engine.expect("it opens"));

@@ -10,7 +10,7 @@ use lambdalake_data::master::write_part;
 use lambdalake_data::publication::{Publication, PublicationLog, StreamState};
 use lambdalake_data::schema::{Column, ColumnType, StreamDefinition};
 use lambdalake_data::tail::{Chunk, TailPart};
-use lambdalake_data::{Cut, CutRange, DataError, Disk, RealDisk};
+use lambdalake_data::{Cut, CutRange, DataError, Disk};
 
 fn definition() -> StreamDefinition {
     StreamDefinition {
@@ -71,7 +71,7 @@ fn frame(group: u64, from: u64, to: u64) -> Vec<u8> {
 
 type Replayed = Vec<(u64, u64, Option<RecordBatch>)>;
 
-fn open(disk: &Arc<RealDisk>, covered: u64) -> (Result<Log, DataError>, Replayed) {
+fn open(disk: &Arc<Disk>, covered: u64) -> (Result<Log, DataError>, Replayed) {
     let mut replayed = Vec::new();
     let log = Log::open(
         Arc::clone(disk) as _,
@@ -95,15 +95,15 @@ fn append(log: &mut Log, ranges: &[(u64, u64)]) {
     log.append(&frames, &cut(ranges.last().unwrap().1)).unwrap();
 }
 
-fn segment(disk: &RealDisk) -> std::path::PathBuf {
+fn segment(disk: &Disk) -> std::path::PathBuf {
     let newest = disk.list("log/s-1").unwrap().pop().unwrap();
-    disk.root().join(newest.path)
+    disk.shown(&newest.path)
 }
 
 #[test]
 fn what_was_appended_is_replayed_and_covered_frames_come_without_events() {
     let folder = tempfile::tempdir().unwrap();
-    let disk = RealDisk::open(folder.path()).unwrap();
+    let disk = Disk::open(folder.path()).unwrap();
     let mut log = open(&disk, 0).0.unwrap();
     append(&mut log, &[(0, 3), (3, 5)]);
     append(&mut log, &[(5, 6)]);
@@ -120,7 +120,7 @@ fn a_torn_tail_is_cut_at_every_byte_and_the_log_goes_on() {
     let whole = frame(2, 3, 4);
     for kept in (0..whole.len()).step_by(37) {
         let folder = tempfile::tempdir().unwrap();
-        let disk = RealDisk::open(folder.path()).unwrap();
+        let disk = Disk::open(folder.path()).unwrap();
         let mut log = open(&disk, 0).0.unwrap();
         append(&mut log, &[(0, 3)]);
         drop(log);
@@ -140,7 +140,7 @@ fn a_torn_tail_is_cut_at_every_byte_and_the_log_goes_on() {
 #[test]
 fn damage_before_acknowledged_frames_is_an_error_that_names_the_segment() {
     let folder = tempfile::tempdir().unwrap();
-    let disk = RealDisk::open(folder.path()).unwrap();
+    let disk = Disk::open(folder.path()).unwrap();
     let mut log = open(&disk, 0).0.unwrap();
     for from in 0..4 {
         append(&mut log, &[(from, from + 1)]);
@@ -162,7 +162,7 @@ fn damage_before_acknowledged_frames_is_an_error_that_names_the_segment() {
 #[test]
 fn segments_are_forgotten_only_when_they_are_covered() {
     let folder = tempfile::tempdir().unwrap();
-    let disk = RealDisk::open(folder.path()).unwrap();
+    let disk = Disk::open(folder.path()).unwrap();
     let mut log = Log::open(
         Arc::clone(&disk) as _,
         "log/s-1",
@@ -184,15 +184,15 @@ fn segments_are_forgotten_only_when_they_are_covered() {
 #[test]
 fn a_second_owner_of_the_folder_is_refused() {
     let folder = tempfile::tempdir().unwrap();
-    let _first = RealDisk::open(folder.path()).unwrap();
-    let second = RealDisk::open(folder.path()).unwrap_err();
+    let _first = Disk::open(folder.path()).unwrap();
+    let second = Disk::open(folder.path()).unwrap_err();
     assert!(matches!(second, DataError::Locked { .. }), "{second}");
 }
 
 #[test]
 fn a_shared_file_is_never_replaced() {
     let folder = tempfile::tempdir().unwrap();
-    let disk = RealDisk::open(folder.path()).unwrap();
+    let disk = Disk::open(folder.path()).unwrap();
     disk.put_if_absent("views/a", b"one").unwrap();
     let error = disk.put_if_absent("views/a", b"two").unwrap_err();
     assert!(matches!(error, DataError::Exists { .. }), "{error}");
@@ -203,7 +203,7 @@ fn a_shared_file_is_never_replaced() {
 #[test]
 fn a_damaged_publication_is_named_and_not_served() {
     let folder = tempfile::tempdir().unwrap();
-    let disk = RealDisk::open(folder.path()).unwrap();
+    let disk = Disk::open(folder.path()).unwrap();
     let (log, first) = PublicationLog::open(Arc::clone(&disk) as _).unwrap();
     assert_eq!(first, Publication::default());
     log.publish(&Publication {
@@ -225,7 +225,7 @@ fn a_damaged_publication_is_named_and_not_served() {
             .number,
         1
     );
-    let path = disk.root().join("publications/00000000000000000001");
+    let path = disk.shown("publications/00000000000000000001");
     let text = std::fs::read_to_string(&path).unwrap();
     std::fs::write(&path, text.replace("\"number\":1", "\"number\":2")).unwrap();
     let error = PublicationLog::open(Arc::clone(&disk) as _).unwrap_err();
@@ -235,8 +235,8 @@ fn a_damaged_publication_is_named_and_not_served() {
 #[test]
 fn delta_is_rolled_forward_once_whatever_was_missed() {
     let folder = tempfile::tempdir().unwrap();
-    let disk = RealDisk::open(folder.path()).unwrap();
-    let shared: Arc<dyn Disk> = Arc::clone(&disk) as _;
+    let disk = Disk::open(folder.path()).unwrap();
+    let shared: Arc<Disk> = Arc::clone(&disk) as _;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -275,7 +275,7 @@ fn delta_is_rolled_forward_once_whatever_was_missed() {
         runtime.block_on(mirror.roll_forward(&state)).unwrap();
         runtime.block_on(mirror.roll_forward(&state)).unwrap();
     }
-    let log = disk.root().join("streams/s-1/_delta_log");
+    let log = disk.shown("streams/s-1/_delta_log");
     let mut added = Vec::new();
     for entry in std::fs::read_dir(log).unwrap() {
         let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
