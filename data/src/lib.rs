@@ -17,6 +17,7 @@ pub mod master;
 pub mod publication;
 pub mod scan;
 pub mod schema;
+pub mod sim;
 pub mod store;
 pub mod tail;
 pub mod through;
