@@ -24,9 +24,9 @@ mod recompute;
 mod rewrite;
 mod streams;
 
-use std::collections::{BTreeSet, HashMap, HashSet};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -77,7 +77,7 @@ pub struct Engine {
     disk: Arc<Disk>,
     clock: Arc<dyn Clock>,
     publisher: Arc<Publisher>,
-    streams: Mutex<HashMap<String, Arc<StreamRuntime>>>,
+    streams: Mutex<BTreeMap<String, Arc<StreamRuntime>>>,
     mapper: Mapper,
     queries: Arc<Queries>,
     batch_task: Arc<TaskContext>,
@@ -96,6 +96,19 @@ pub struct Engine {
     batch: Runtime,
 }
 
+/// What an engine has around it, all of which a simulation replaces.
+pub struct Surroundings {
+    pub disk: Arc<Disk>,
+    pub clock: Arc<dyn Clock>,
+    /// A real folder for DataFusion's spilling and for bodies that have to be whole before they
+    /// can be read.
+    pub spill: PathBuf,
+    /// Threads of a query; a recompute takes half of them.
+    pub cores: usize,
+    /// Whether a thread does what is due; else [`Engine::upkeep`] is called.
+    pub has_upkeep: bool,
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -112,24 +125,31 @@ impl Engine {
         let disk = Disk::open(&settings.data_dir)?;
         let spill = disk.shown(STAGING).join("spill");
         std::fs::create_dir_all(&spill).context("create the folder for spilled data")?;
-        Self::open_on(settings, disk, Arc::new(SystemClock::default()), &spill)
+        let surroundings = Surroundings {
+            disk,
+            clock: Arc::new(SystemClock::default()),
+            spill,
+            cores: std::thread::available_parallelism().map_or(2, std::num::NonZero::get),
+            has_upkeep: true,
+        };
+        Self::open_in(settings, surroundings)
     }
 
-    /// The same on any disk and clock. `spill` is a real folder for DataFusion's spilling and for
-    /// bodies that have to be whole before they can be read.
-    pub fn open_on(
-        settings: Settings,
-        disk: Arc<Disk>,
-        clock: Arc<dyn Clock>,
-        spill: &Path,
-    ) -> anyhow::Result<Arc<Self>> {
-        let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+    /// The same in any surroundings.
+    pub fn open_in(settings: Settings, surroundings: Surroundings) -> anyhow::Result<Arc<Self>> {
+        let Surroundings {
+            disk,
+            clock,
+            spill,
+            cores,
+            has_upkeep,
+        } = surroundings;
         let compute = runtime("compute", cores)?;
         // Half the cores, so that a recompute leaves ingest and queries their share.
         let batch = runtime("batch", cores.div_ceil(2))?;
-        let query_env = runtime_env(&disk, settings.query_memory_bytes, spill)?;
-        let speed_env = runtime_env(&disk, settings.speed_memory_bytes, spill)?;
-        let batch_env = runtime_env(&disk, settings.batch_memory_bytes, spill)?;
+        let query_env = runtime_env(&disk, settings.query_memory_bytes, &spill)?;
+        let speed_env = runtime_env(&disk, settings.speed_memory_bytes, &spill)?;
+        let batch_env = runtime_env(&disk, settings.batch_memory_bytes, &spill)?;
         let pool = |name, env: &Arc<RuntimeEnv>, limit_bytes| meters::Pool {
             name,
             pool: Arc::clone(&env.memory_pool),
@@ -161,7 +181,7 @@ impl Engine {
             queries,
             running: Mutex::default(),
             to_fill: Mutex::default(),
-            spool: spill.to_owned(),
+            spool: spill,
             maintenance: Mutex::default(),
             meters,
             pools,
@@ -173,7 +193,9 @@ impl Engine {
             engine.check_master_files(state)?;
             engine.start_stream(&state.definition, &state.cut)?;
         }
-        *lock(&engine.maintenance) = Some(maintenance::Maintenance::start(&engine)?);
+        if has_upkeep {
+            *lock(&engine.maintenance) = Some(maintenance::Maintenance::start(&engine)?);
+        }
         Ok(engine)
     }
 
@@ -181,7 +203,7 @@ impl Engine {
     /// log in any case; the flush only makes the next start quicker.
     pub fn shut_down(&self) {
         let is_stopping = &self.health.is_stopping;
-        is_stopping.store(true, std::sync::atomic::Ordering::Relaxed);
+        is_stopping.store(true, Ordering::Relaxed);
         if let Some(maintenance) = lock(&self.maintenance).take() {
             maintenance.stop();
         }
@@ -194,6 +216,13 @@ impl Engine {
             }
         }
         lock(&self.streams).clear();
+    }
+
+    /// True while no thread works for a recompute or writes outdated files again.
+    pub fn is_idle(&self) -> bool {
+        let is_rewriting =
+            |stream: &Arc<StreamRuntime>| stream.is_rewriting.load(Ordering::Acquire);
+        lock(&self.running).is_empty() && !self.all_streams().iter().any(is_rewriting)
     }
 
     fn all_streams(&self) -> Vec<Arc<StreamRuntime>> {

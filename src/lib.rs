@@ -6,5 +6,6 @@ pub mod demo;
 pub mod engine;
 pub mod generate;
 pub mod logging;
+pub mod selftest;
 pub mod serve;
 pub mod settings;

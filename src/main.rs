@@ -5,7 +5,7 @@ use anyhow::Context;
 use clap::Parser;
 use lambdalake::cli::args::{Cli, Command};
 use lambdalake::cli::{Exit, generate, ingest, recompute, settings, sql, status};
-use lambdalake::{demo, serve};
+use lambdalake::{demo, selftest, serve};
 use lambdalake_views::PLANNING_STACK_BYTES;
 
 /// Gives freed memory back to the system, which the C library's allocator keeps after a large
@@ -36,6 +36,7 @@ fn run() -> anyhow::Result<Exit> {
         Command::Status(args) => status::run(args),
         Command::Demo(args) => demo::run(args).map(|()| Exit::Ok),
         Command::Settings(args) => settings::run(args),
+        Command::Selftest(args) => selftest::command(&args),
         Command::Generate(args) => generate::run(args).map(|()| Exit::Ok),
     }
 }

@@ -160,6 +160,10 @@ impl SimFiles {
         self.state().is_full = false;
     }
 
+    pub fn is_full(&self) -> bool {
+        self.state().is_full
+    }
+
     /// True once a fault took the process away: nothing it does has an effect any more.
     pub fn is_down(&self) -> bool {
         self.state().is_down
@@ -229,13 +233,13 @@ impl SimFiles {
 
     /// Counts an operation and lets the fault happen whose turn it is. `Some` is how the
     /// operation ends; with `true` it takes place all the same.
-    fn begin(&self, state: &mut State, op: Op, path: &Path, bytes: usize) -> Outcome {
+    fn begin(&self, state: &mut State, op: Op, path: &Path) -> Outcome {
         if state.is_down {
             return Outcome::Not(is_down());
         }
         let number = state.operations;
         state.operations += 1;
-        state.digest = mixed(&[state.digest, op as u64, text_hash(path), bytes as u64]);
+        state.digest = mixed(&[state.digest, op as u64, text_hash(path)]);
         let fault = match state.armed {
             Some((at, fault)) if at <= number => {
                 state.armed = None;
@@ -448,9 +452,7 @@ struct SimFile {
 impl OpenFile for SimFile {
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
         let mut state = self.files.state();
-        let outcome = self
-            .files
-            .begin(&mut state, Op::Append, &self.path, bytes.len());
+        let outcome = self.files.begin(&mut state, Op::Append, &self.path);
         let (taken, result) = match outcome {
             Outcome::Well => (bytes.len(), Ok(())),
             Outcome::Done(error) => (bytes.len(), Err(error)),
@@ -469,7 +471,7 @@ impl OpenFile for SimFile {
 
     fn sync(&mut self) -> io::Result<()> {
         let mut state = self.files.state();
-        let outcome = self.files.begin(&mut state, Op::Sync, &self.path, 0);
+        let outcome = self.files.begin(&mut state, Op::Sync, &self.path);
         let Some(inode) = state.inodes.get_mut(&self.id) else {
             return outcome.whole(|| {});
         };
@@ -501,7 +503,7 @@ impl Files for Arc<SimFiles> {
         if state.current.contains_key(path) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
-        let outcome = self.begin(&mut state, Op::CreateFolder, path, 0);
+        let outcome = self.begin(&mut state, Op::CreateFolder, path);
         outcome.whole(|| {
             let add = Change::Add(path.to_path_buf(), Node::Folder);
             state.change(parent(path), add);
@@ -516,7 +518,7 @@ impl Files for Arc<SimFiles> {
             Ok(id) => id,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let mut id = 0;
-                let outcome = self.begin(&mut state, Op::Create, path, 0);
+                let outcome = self.begin(&mut state, Op::Create, path);
                 outcome.whole(|| id = state.add_file(path))?;
                 id
             }
@@ -537,7 +539,7 @@ impl Files for Arc<SimFiles> {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
         let mut id = 0;
-        let outcome = self.begin(&mut state, Op::Create, path, 0);
+        let outcome = self.begin(&mut state, Op::Create, path);
         outcome.whole(|| id = state.add_file(path))?;
         Ok(Box::new(SimFile {
             files: Arc::clone(self),
@@ -550,7 +552,7 @@ impl Files for Arc<SimFiles> {
         let mut state = self.state();
         state.up()?;
         let id = state.file(path)?;
-        let outcome = self.begin(&mut state, Op::Truncate, path, bytes as usize);
+        let outcome = self.begin(&mut state, Op::Truncate, path);
         outcome.whole(|| {
             if let Some(inode) = state.inodes.get_mut(&id) {
                 inode.current.resize(bytes as usize, 0);
@@ -569,7 +571,7 @@ impl Files for Arc<SimFiles> {
         if state.current.contains_key(to) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
-        let outcome = self.begin(&mut state, Op::Link, to, 0);
+        let outcome = self.begin(&mut state, Op::Link, to);
         outcome.whole(|| {
             let add = Change::Add(to.to_path_buf(), Node::File(id));
             state.change(parent(to), add);
@@ -580,7 +582,7 @@ impl Files for Arc<SimFiles> {
         let mut state = self.state();
         state.up()?;
         let id = state.file(from)?;
-        let outcome = self.begin(&mut state, Op::Rename, to, 0);
+        let outcome = self.begin(&mut state, Op::Rename, to);
         outcome.whole(|| {
             let moved = Change::Move(from.to_path_buf(), to.to_path_buf(), Node::File(id));
             state.change(parent(to), moved);
@@ -614,7 +616,7 @@ impl Files for Arc<SimFiles> {
         let mut state = self.state();
         state.up()?;
         state.has_folder(path)?;
-        let outcome = self.begin(&mut state, Op::SyncFolder, path, 0);
+        let outcome = self.begin(&mut state, Op::SyncFolder, path);
         outcome.whole(|| {
             let pending = std::mem::take(&mut state.pending);
             for (folder, change) in pending {

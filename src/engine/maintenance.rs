@@ -34,9 +34,12 @@ impl Maintenance {
             .spawn(move || {
                 let mut schedule = Schedule::default();
                 while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(TICK) {
-                    if !tick(&engine, &mut schedule) {
+                    let Some(engine) = Weak::upgrade(&engine) else {
                         return;
-                    }
+                    };
+                    engine.beat();
+                    engine.meters.upkeep();
+                    engine.upkeep(&mut schedule);
                 }
             })?;
         Ok(Self { stop, thread })
@@ -55,23 +58,18 @@ impl Maintenance {
     }
 }
 
-fn tick(engine: &Weak<Engine>, schedule: &mut Schedule) -> bool {
-    let Some(engine) = engine.upgrade() else {
-        return false;
-    };
-    engine.beat();
-    engine.meters.upkeep();
-    for stream in engine.all_streams() {
-        engine.flush_if_due(&stream);
-        engine.rewrite_if_due(&stream);
-    }
-    engine.start_due_recomputes(schedule);
-    engine.fill_emptied_views();
-    engine.map_ahead();
-    true
-}
-
 impl Engine {
+    /// Does once what is due: flushes, scheduled recomputes, mapping ahead.
+    pub fn upkeep(self: &Arc<Self>, schedule: &mut Schedule) {
+        for stream in self.all_streams() {
+            self.flush_if_due(&stream);
+            self.rewrite_if_due(&stream);
+        }
+        self.start_due_recomputes(schedule);
+        self.fill_emptied_views();
+        self.map_ahead();
+    }
+
     fn flush_if_due(&self, stream: &StreamRuntime) {
         let snapshot = self.publisher.snapshot();
         let Some(tail) = snapshot.streams.get(&stream.definition.name) else {

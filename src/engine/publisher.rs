@@ -6,7 +6,7 @@
 //! tail parts that the entry's cut covers are left out, so a flush moves events from the
 //! tail to the master dataset in one step.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::Context;
@@ -376,7 +376,7 @@ impl Publisher {
 }
 
 /// Every states file and master folder an entry names.
-fn names(publication: &Publication) -> HashSet<String> {
+fn names(publication: &Publication) -> BTreeSet<String> {
     let files = publication
         .views
         .values()

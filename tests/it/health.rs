@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use lambdalake::engine::{Engine, Port};
+use lambdalake::engine::{Engine, Port, Surroundings};
 use lambdalake::settings::{Settings, SettingsFlags};
 use lambdalake_data::{Clock, Disk, SystemClock};
 use lambdalake_serving::Engine as _;
@@ -144,7 +144,14 @@ fn a_maintenance_thread_that_panicked_makes_health_fail() {
     settings.data_dir = folder.path().join("data");
     let disk: Arc<Disk> = Disk::open(&settings.data_dir).expect("a disk");
     let clock = Arc::new(BrokenClock::default());
-    let engine = Engine::open_on(settings, disk, Arc::clone(&clock) as _, folder.path());
+    let surroundings = Surroundings {
+        disk,
+        clock: Arc::clone(&clock) as _,
+        spill: folder.path().to_owned(),
+        cores: 2,
+        has_upkeep: true,
+    };
+    let engine = Engine::open_in(settings, surroundings);
     let port = Port(engine.expect("it opens"));
     assert!(port.health().ready);
     clock.is_broken.store(true, Ordering::SeqCst);

@@ -23,6 +23,7 @@ mod real_log;
 mod restart;
 mod round_trip;
 mod schema_change;
+mod selftest;
 mod server;
 mod settings;
 mod tidy;

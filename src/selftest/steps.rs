@@ -1,0 +1,202 @@
+//! What can happen in a simulated run, and how a seed makes a list of it.
+//!
+//! A step carries all its randomness and names what it acts on by a number that is taken
+//! modulo what there is, so that any part of a list is a list too. Shrinking needs that.
+
+use lambdalake_data::sim::Fault;
+use rand::Rng;
+use rand::rngs::StdRng;
+
+/// Streams that a run may make.
+pub const STREAMS: usize = 2;
+/// Kinds of views; each stream may have one of each.
+pub const VIEWS: usize = 3;
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    CreateStream {
+        stream: usize,
+    },
+    /// With the views that read it.
+    DropStream {
+        stream: usize,
+    },
+    CreateView {
+        stream: usize,
+        kind: usize,
+    },
+    DropView {
+        stream: usize,
+        kind: usize,
+    },
+    Ingest {
+        stream: usize,
+        good: usize,
+        bad: usize,
+        seed: u64,
+        keyed: bool,
+    },
+    /// A keyed request again, whatever became of it.
+    Retry {
+        stream: usize,
+        nth: usize,
+    },
+    Flush {
+        stream: usize,
+    },
+    /// The steps happen while the recompute has its states and has not published them.
+    Recompute {
+        stream: usize,
+        kind: usize,
+        during: Vec<Step>,
+    },
+    /// Time passes, and what is due is done.
+    Upkeep {
+        millis: u64,
+    },
+    /// With a power cut while it starts, after so many operations.
+    Restart {
+        how: Ending,
+        again_after: Option<u64>,
+    },
+    Arm {
+        after: u64,
+        fault: Fault,
+    },
+    FreeSpace,
+}
+
+impl Step {
+    /// The stream it acts on, if it is one.
+    pub fn stream(&self) -> Option<usize> {
+        match self {
+            Self::CreateStream { stream }
+            | Self::DropStream { stream }
+            | Self::CreateView { stream, .. }
+            | Self::DropView { stream, .. }
+            | Self::Ingest { stream, .. }
+            | Self::Retry { stream, .. }
+            | Self::Flush { stream }
+            | Self::Recompute { stream, .. } => Some(*stream),
+            // What is due is due of any; the first has most of it.
+            Self::Upkeep { .. } => Some(0),
+            Self::Restart { .. } | Self::Arm { .. } | Self::FreeSpace => None,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// As SIGTERM: flushed.
+    Clean,
+    /// As kill -9: what was written stays.
+    Kill,
+    /// What was not synced may be lost.
+    PowerCut,
+}
+
+/// The steps of a run. The first make something to act on.
+pub fn plan(random: &mut StdRng, steps: usize) -> Vec<Step> {
+    let mut plan = vec![Step::CreateStream { stream: 0 }];
+    plan.extend((0..VIEWS).map(|kind| Step::CreateView { stream: 0, kind }));
+    while plan.len() < steps {
+        plan.push(step(random));
+    }
+    plan
+}
+
+fn step(random: &mut StdRng) -> Step {
+    match random.random_range(0..100) {
+        0..3 => Step::CreateStream {
+            stream: stream(random),
+        },
+        3 => Step::DropStream {
+            stream: stream(random),
+        },
+        4..8 => Step::CreateView {
+            stream: stream(random),
+            kind: random.random_range(0..VIEWS),
+        },
+        8..10 => Step::DropView {
+            stream: stream(random),
+            kind: random.random_range(0..VIEWS),
+        },
+        10..45 => ingest(random),
+        45..55 => Step::Retry {
+            stream: stream(random),
+            nth: random.random_range(0..1_000),
+        },
+        55..67 => Step::Flush {
+            stream: stream(random),
+        },
+        67..77 => {
+            let during = random.random_range(0..4);
+            Step::Recompute {
+                stream: stream(random),
+                kind: random.random_range(0..VIEWS),
+                during: (0..during).map(|_| small_step(random)).collect(),
+            }
+        }
+        77..80 => Step::Upkeep {
+            millis: random.random_range(1..120_000),
+        },
+        80..86 => Step::Restart {
+            how: ending(random),
+            again_after: random.random::<bool>().then(|| random.random_range(0..8)),
+        },
+        86..98 => Step::Arm {
+            after: random.random_range(0..40),
+            fault: fault(random),
+        },
+        _ => Step::FreeSpace,
+    }
+}
+
+fn small_step(random: &mut StdRng) -> Step {
+    match random.random_range(0..10) {
+        0..5 => ingest(random),
+        5..9 => Step::Flush {
+            stream: stream(random),
+        },
+        _ => Step::Arm {
+            after: random.random_range(0..20),
+            fault: fault(random),
+        },
+    }
+}
+
+/// Mostly the first, so that enough happens to one.
+fn stream(random: &mut StdRng) -> usize {
+    usize::from(random.random_range(0..4) == 0)
+}
+
+fn ingest(random: &mut StdRng) -> Step {
+    Step::Ingest {
+        stream: stream(random),
+        good: random.random_range(1..12),
+        bad: random.random_range(0..6_usize).saturating_sub(3),
+        seed: random.random(),
+        keyed: random.random(),
+    }
+}
+
+fn ending(random: &mut StdRng) -> Ending {
+    match random.random_range(0..5) {
+        0 => Ending::Clean,
+        1 => Ending::Kill,
+        _ => Ending::PowerCut,
+    }
+}
+
+fn fault(random: &mut StdRng) -> Fault {
+    match random.random_range(0..10) {
+        0..5 => Fault::PowerCut {
+            done: random.random(),
+        },
+        5 => Fault::Kill {
+            done: random.random(),
+        },
+        6..8 => Fault::Fail,
+        _ => Fault::Full,
+    }
+}

@@ -1,0 +1,719 @@
+//! The simulated world: the real engine over files that forget, against the model.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::{DataType, Float64Type, Int32Type, Int64Type, TimestampMicrosecondType};
+use futures::TryStreamExt;
+use lambdalake_batch::schedule::Schedule;
+use lambdalake_data::Clock;
+use lambdalake_data::disk::Disk;
+use lambdalake_data::input::Encoding;
+use lambdalake_data::sim::SimFiles;
+use lambdalake_serving::engine::{
+    Engine as _, EngineError, IngestReply, IngestRequest, Layer, Params, QueryRequest,
+};
+use lambdalake_serving::statement::Statement;
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+use super::model::{Fate, Places, Request, Row, SHARDS, StreamModel, select};
+use super::steps::{Ending, STREAMS, Step, VIEWS};
+use crate::engine::{Engine, Port, Surroundings};
+use crate::settings::{Settings, SettingsFlags};
+
+/// The engine may need so many milliseconds for what runs beside the steps.
+const PATIENCE_MILLIS: u64 = 60_000;
+
+/// Time that only the steps move.
+#[derive(Debug, Default)]
+struct StepClock {
+    micros: AtomicI64,
+}
+
+impl Clock for StepClock {
+    fn now_micros(&self) -> i64 {
+        self.micros.load(Ordering::SeqCst)
+    }
+
+    fn monotonic(&self) -> Duration {
+        Duration::from_micros(self.micros.load(Ordering::SeqCst) as u64)
+    }
+}
+
+/// What a run did, for its report.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    pub steps: u64,
+    pub checks: u64,
+    pub acknowledged: u64,
+    pub starts: u64,
+    pub faults: u64,
+}
+
+impl Tally {
+    pub fn add(&mut self, other: &Self) {
+        self.steps += other.steps;
+        self.checks += other.checks;
+        self.acknowledged += other.acknowledged;
+        self.starts += other.starts;
+        self.faults += other.faults;
+    }
+}
+
+/// One stream's slot: what must be there, and whether it is sure that it is.
+#[derive(Default)]
+struct Slot {
+    model: Option<StreamModel>,
+    /// A statement about the stream had no answer: there or not after the next start.
+    is_in_doubt: bool,
+    views_in_doubt: BTreeSet<usize>,
+}
+
+pub struct World {
+    files: Arc<SimFiles>,
+    clock: Arc<StepClock>,
+    spill: TempDir,
+    driver: Runtime,
+    port: Option<Port>,
+    schedule: Schedule,
+    slots: [Slot; STREAMS],
+    requests: usize,
+    tally: Tally,
+    outcomes: u32,
+}
+
+fn stream_name(stream: usize) -> String {
+    format!("s{stream}")
+}
+
+fn view_name(stream: usize, kind: usize) -> String {
+    format!("s{stream}_v{kind}")
+}
+
+impl World {
+    pub fn new(seed: u64) -> anyhow::Result<Self> {
+        let driver = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let mut world = Self {
+            files: SimFiles::new(seed),
+            clock: Arc::default(),
+            spill: tempfile::tempdir()?,
+            driver,
+            port: None,
+            schedule: Schedule::default(),
+            slots: Default::default(),
+            requests: 0,
+            tally: Tally::default(),
+            outcomes: 0,
+        };
+        world.open()?;
+        Ok(world)
+    }
+
+    /// Does a step, and starts the engine again if that ended it; then all must hold.
+    ///
+    /// # Errors
+    ///
+    /// What does not hold.
+    pub fn step(&mut self, step: &Step) -> Result<(), String> {
+        self.act_and_check(step)?;
+        if self.files.is_down() {
+            self.restart(Ending::Kill, None)?;
+        }
+        Ok(())
+    }
+
+    fn act_and_check(&mut self, step: &Step) -> Result<(), String> {
+        self.tally.steps += 1;
+        self.clock.micros.fetch_add(1_000, Ordering::SeqCst);
+        self.act(step)?;
+        match step.stream() {
+            Some(stream) if !self.files.is_down() => self.check(stream),
+            _ => Ok(()),
+        }
+    }
+
+    /// What the run did; two runs of one seed must agree in all of it.
+    pub fn tally(&self) -> (Tally, (u64, u64), u32) {
+        let tally = Tally {
+            faults: self.files.fired().len() as u64,
+            ..self.tally
+        };
+        (tally, self.files.trace(), self.outcomes)
+    }
+
+    pub fn faults(&self) -> Vec<String> {
+        self.files.fired()
+    }
+
+    fn act(&mut self, step: &Step) -> Result<(), String> {
+        match step {
+            Step::CreateStream { stream } => self.create_stream(*stream),
+            Step::DropStream { stream } => self.drop_stream(*stream),
+            Step::CreateView { stream, kind } => self.create_view(*stream, *kind),
+            Step::DropView { stream, kind } => self.drop_view(*stream, *kind),
+            Step::Ingest {
+                stream,
+                good,
+                bad,
+                seed,
+                keyed,
+            } => {
+                let number = self.requests;
+                self.requests += 1;
+                let request = Request::new(number, *good, *bad, *seed, *keyed);
+                let Some(model) = &mut self.slots[*stream].model else {
+                    return Ok(());
+                };
+                model.requests.push(request);
+                let nth = model.requests.len() - 1;
+                self.ingest(*stream, nth)
+            }
+            Step::Retry { stream, nth } => {
+                let Some(model) = &self.slots[*stream].model else {
+                    return Ok(());
+                };
+                let keyed = |(_, request): &(usize, &Request)| {
+                    request.key.is_some() && request.fate != Fate::Stored
+                };
+                let keyed: Vec<usize> = model
+                    .requests
+                    .iter()
+                    .enumerate()
+                    .filter(keyed)
+                    .map(|(nth, _)| nth)
+                    .collect();
+                match keyed.len() {
+                    0 => Ok(()),
+                    some => self.ingest(*stream, keyed[nth % some]),
+                }
+            }
+            Step::Flush { stream } => {
+                let name = stream_name(*stream);
+                if self.slots[*stream].model.is_none() {
+                    return Ok(());
+                }
+                self.expect("flush", None, |world| {
+                    world.driver.block_on(world.port()?.flush(Some(&name)))
+                })
+                .map(|_| ())
+            }
+            Step::Recompute {
+                stream,
+                kind,
+                during,
+            } => self.recompute(*stream, *kind, during),
+            Step::Upkeep { millis } => {
+                let micros = i64::try_from(*millis).unwrap_or_default() * 1_000;
+                self.clock.micros.fetch_add(micros, Ordering::SeqCst);
+                if let Some(port) = &self.port {
+                    port.0.upkeep(&mut self.schedule);
+                }
+                self.wait_idle()
+            }
+            Step::Restart { how, again_after } => self.restart(*how, *again_after),
+            Step::Arm { after, fault } => {
+                self.files.arm(*after, *fault);
+                Ok(())
+            }
+            Step::FreeSpace => {
+                self.files.free_space();
+                Ok(())
+            }
+        }
+    }
+
+    fn port(&self) -> Result<&Port, EngineError> {
+        let gone = || EngineError::internal("the engine is not open");
+        self.port.as_ref().ok_or_else(gone)
+    }
+
+    /// Does something that may only fail if something was broken for it; tells whether it
+    /// succeeded, or with which code it failed.
+    fn expect<T>(
+        &mut self,
+        what: &str,
+        known_trouble: Option<&str>,
+        act: impl FnOnce(&mut Self) -> Result<T, EngineError>,
+    ) -> Result<Result<T, &'static str>, String> {
+        let before = self.files.fired().len();
+        let was_full = self.files.is_full();
+        let result = act(self);
+        let code = result.as_ref().err().map_or("done", |error| error.code);
+        self.outcomes = crc32c::crc32c_append(self.outcomes, format!("{what} {code}").as_bytes());
+        let has_reason = self.files.fired().len() > before
+            || was_full
+            || self.files.is_full()
+            || self.files.is_down()
+            || known_trouble.is_some();
+        match result {
+            Ok(value) => Ok(Ok(value)),
+            Err(_) if has_reason => Ok(Err(code)),
+            Err(error) => Err(format!("{what} failed without a reason: {code}: {error:?}")),
+        }
+    }
+
+    fn statement(&mut self, sql: &str) -> Result<Result<(), &'static str>, String> {
+        let statement = Statement::parse(sql).map_err(|error| format!("{sql}: {error}"))?;
+        let done = self.expect(sql, None, |world| {
+            let port = world.port()?;
+            world.driver.block_on(async {
+                match statement {
+                    Statement::CreateStream(spec) => port.create_stream(spec).await,
+                    Statement::CreateView(spec) => port.create_view(spec).await,
+                    _ => Err(EngineError::internal("not a statement of the world")),
+                }
+            })
+        })?;
+        self.wait_idle()?;
+        Ok(done)
+    }
+
+    fn create_stream(&mut self, stream: usize) -> Result<(), String> {
+        if self.slots[stream].model.is_some() || self.slots[stream].is_in_doubt {
+            return Ok(());
+        }
+        let sql = format!(
+            "CREATE TABLE s{stream} (ts TIMESTAMP, r BIGINT, i BIGINT, k TEXT, n BIGINT, x DOUBLE) \
+             WITH (event_time = 'ts', shard_key = 'k', shards = {SHARDS})"
+        );
+        let made = self.statement(&sql)?;
+        let slot = &mut self.slots[stream];
+        slot.is_in_doubt = made.is_err();
+        slot.model = made.is_ok().then(StreamModel::default);
+        Ok(())
+    }
+
+    fn drop_stream(&mut self, stream: usize) -> Result<(), String> {
+        if self.slots[stream].model.is_none() {
+            return Ok(());
+        }
+        for kind in 0..VIEWS {
+            self.drop_view(stream, kind)?;
+        }
+        if self.files.is_down() || !self.slots[stream].views_in_doubt.is_empty() {
+            return Ok(());
+        }
+        let name = stream_name(stream);
+        let dropped = self.expect("drop stream", None, |world| {
+            world
+                .driver
+                .block_on(world.port()?.drop_stream(&name, false))
+        })?;
+        let is_there = self
+            .port
+            .as_ref()
+            .is_some_and(|port| port.stream(&name).is_some());
+        let slot = &mut self.slots[stream];
+        match dropped {
+            Ok(()) => slot.model = None,
+            Err(_) => {
+                slot.is_in_doubt = true;
+                if !self.files.is_down() && !is_there {
+                    slot.model = None;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn create_view(&mut self, stream: usize, kind: usize) -> Result<(), String> {
+        let slot = &self.slots[stream];
+        let Some(model) = &slot.model else {
+            return Ok(());
+        };
+        if model.views.contains(&kind) || slot.views_in_doubt.contains(&kind) {
+            return Ok(());
+        }
+        let name = view_name(stream, kind);
+        let select = select(&stream_name(stream), kind);
+        let made = self.statement(&format!("CREATE MATERIALIZED VIEW {name} AS {select}"))?;
+        self.settle_view(stream, kind, made.is_ok(), true);
+        Ok(())
+    }
+
+    fn drop_view(&mut self, stream: usize, kind: usize) -> Result<(), String> {
+        let Some(model) = &self.slots[stream].model else {
+            return Ok(());
+        };
+        if !model.views.contains(&kind) {
+            return Ok(());
+        }
+        let name = view_name(stream, kind);
+        let dropped = self.expect("drop view", None, |world| {
+            world.driver.block_on(world.port()?.drop_view(&name, false))
+        })?;
+        self.settle_view(stream, kind, dropped.is_ok(), false);
+        Ok(())
+    }
+
+    fn settle_view(&mut self, stream: usize, kind: usize, is_done: bool, is_made: bool) {
+        let slot = &mut self.slots[stream];
+        let Some(model) = &mut slot.model else { return };
+        if !is_done {
+            slot.views_in_doubt.insert(kind);
+        }
+        if is_done && is_made {
+            model.views.insert(kind);
+        } else {
+            // In doubt it is not looked at until the next start.
+            model.views.remove(&kind);
+        }
+    }
+
+    fn ingest(&mut self, stream: usize, nth: usize) -> Result<(), String> {
+        let Some(model) = &self.slots[stream].model else {
+            return Ok(());
+        };
+        let request = model.requests[nth].clone();
+        let trouble = model.log_failed.then_some("log_failed");
+        let trouble = trouble.or(self.slots[stream].is_in_doubt.then_some("in doubt"));
+        let answer = self.expect("ingest", trouble, |world| {
+            world
+                .driver
+                .block_on(send(world.port()?, &stream_name(stream), &request))
+        })?;
+        let is_down = self.files.is_down();
+        let Some(model) = &mut self.slots[stream].model else {
+            return Ok(());
+        };
+        match answer {
+            Ok(reply) => {
+                let counts = (reply.accepted, reply.rejected);
+                if counts != (request.rows.len() as u64, request.bad as u64) {
+                    return Err(format!("{counts:?} rows were taken and not of {request:?}"));
+                }
+                let offsets = first_offsets(&reply)?;
+                if request.fate == Fate::Stored {
+                    if offsets != request.offsets {
+                        return Err(format!("stored twice, at {offsets:?}: {request:?}"));
+                    }
+                } else {
+                    model.store(nth, offsets);
+                    self.tally.acknowledged += 1;
+                    // Whatever became of a DROP, the stream has taken events again.
+                    self.slots[stream].is_in_doubt = false;
+                }
+            }
+            Err(_) if request.fate == Fate::Stored => {}
+            Err("disk_full" | "busy") if !is_down && request.fate == Fate::Absent => {}
+            Err(code) => {
+                model.log_failed |= !is_down && code == "log_failed";
+                model.requests[nth].fate = Fate::InDoubt;
+            }
+        }
+        Ok(())
+    }
+
+    fn recompute(&mut self, stream: usize, kind: usize, during: &[Step]) -> Result<(), String> {
+        let exists = |slot: &Slot| slot.model.as_ref().is_some_and(|m| m.views.contains(&kind));
+        if !exists(&self.slots[stream]) {
+            return Ok(());
+        }
+        let before = self.files.fired().len();
+        let was_full = self.files.is_full();
+        if !during.is_empty() {
+            // A version's files begin with the time of their run.
+            self.files
+                .arm_gate(&format!("/{:016}-", self.clock.now_micros()));
+        }
+        let name = view_name(stream, kind);
+        let run = self.expect("recompute", None, |world| {
+            world.driver.block_on(world.port()?.recompute(&name))
+        })?;
+        self.wait("the recompute", |world| {
+            world.files.at_gate() || world.is_idle()
+        })?;
+        for step in during {
+            if !self.files.is_down() {
+                self.act_and_check(step)?;
+            }
+        }
+        self.files.open_gate();
+        self.wait_idle()?;
+        let Ok(run) = run else { return Ok(()) };
+        let has_reason = self.files.fired().len() > before || was_full || self.files.is_down();
+        let found = self.port.as_ref().and_then(|port| port.run(&run));
+        let error = found.and_then(|run| run["error"].as_str().map(str::to_owned));
+        match error {
+            Some(error) if !has_reason => Err(format!("the recompute failed: {error}")),
+            _ => Ok(()),
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.port.as_ref().is_none_or(|port| port.0.is_idle())
+    }
+
+    fn wait_idle(&self) -> Result<(), String> {
+        self.wait("what runs beside the steps", Self::is_idle)
+    }
+
+    fn wait(&self, what: &str, is_over: impl Fn(&Self) -> bool) -> Result<(), String> {
+        for _ in 0..PATIENCE_MILLIS {
+            if is_over(self) {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Err(format!("{what} does not end"))
+    }
+
+    fn restart(&mut self, how: Ending, again_after: Option<u64>) -> Result<(), String> {
+        match how {
+            Ending::Clean => {
+                if let Some(port) = &self.port {
+                    port.0.shut_down();
+                }
+            }
+            Ending::Kill => self.files.kill(false),
+            Ending::PowerCut => self.files.kill(true),
+        }
+        self.close()?;
+        self.files.restart();
+        if let Some(after) = again_after {
+            self.files
+                .arm(after, lambdalake_data::sim::Fault::PowerCut { done: false });
+        }
+        if let Err(error) = self.open() {
+            if !self.files.is_down() {
+                return Err(format!("it does not start: {error:#}"));
+            }
+            self.close()?;
+            self.files.restart();
+            self.open()
+                .map_err(|error| format!("it does not start: {error:#}"))?;
+        }
+        self.files.disarm();
+        if self.files.is_down() {
+            return self.restart(Ending::Kill, None);
+        }
+        self.settle()?;
+        (0..STREAMS).try_for_each(|stream| self.check(stream))
+    }
+
+    /// Waits until nothing of the engine is left.
+    fn close(&mut self) -> Result<(), String> {
+        self.files.open_gate();
+        let Some(Port(engine)) = self.port.take() else {
+            return Ok(());
+        };
+        self.wait("a thread of the engine", |_| {
+            Arc::strong_count(&engine) == 1
+        })?;
+        drop(engine);
+        Ok(())
+    }
+
+    fn open(&mut self) -> anyhow::Result<()> {
+        self.tally.starts += 1;
+        self.schedule = Schedule::default();
+        let mut settings = Settings::resolve(SettingsFlags::default(), None)?;
+        settings.auto_create_streams = false;
+        settings.log_segment_bytes = 8_192;
+        settings.flush_rows = 60;
+        let surroundings = Surroundings {
+            disk: Disk::open_on(Arc::new(Arc::clone(&self.files)), None)?,
+            clock: Arc::clone(&self.clock) as Arc<dyn Clock>,
+            spill: self.spill.path().to_owned(),
+            cores: 1,
+            has_upkeep: false,
+        };
+        self.port = Some(Port(Engine::open_in(settings, surroundings)?));
+        Ok(())
+    }
+
+    /// Takes in which of the things in doubt are there after a start.
+    fn settle(&mut self) -> Result<(), String> {
+        for stream in 0..STREAMS {
+            let name = stream_name(stream);
+            let port = self.port().map_err(|error| error.to_string())?;
+            let is_there = port.stream(&name).is_some();
+            let views: BTreeSet<usize> = (0..VIEWS)
+                .filter(|kind| port.view(&view_name(stream, *kind)).is_some())
+                .collect();
+            let slot = &mut self.slots[stream];
+            if is_there != slot.model.is_some() {
+                if !std::mem::take(&mut slot.is_in_doubt) {
+                    return Err(format!("after the start, {name} exists: {is_there}"));
+                }
+                slot.model = is_there.then(StreamModel::default);
+            }
+            slot.is_in_doubt = false;
+            let in_doubt = std::mem::take(&mut slot.views_in_doubt);
+            let Some(model) = &mut slot.model else {
+                continue;
+            };
+            if let Some(kind) = views
+                .symmetric_difference(&model.views)
+                .find(|kind| !in_doubt.contains(kind))
+            {
+                let is_there = views.contains(kind);
+                return Err(format!(
+                    "after the start, v{kind} of {name} exists: {is_there}"
+                ));
+            }
+            model.views = views;
+            model.log_failed = false;
+            let found = self.places(stream)?;
+            if let Some(model) = &mut self.slots[stream].model {
+                model
+                    .settle(&found)
+                    .map_err(|e| format!("after the start, {name}: {e}"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything of a stream must be what the model says, in the stream and in its views.
+    fn check(&mut self, stream: usize) -> Result<(), String> {
+        let Some(model) = &self.slots[stream].model else {
+            return Ok(());
+        };
+        self.tally.checks += 1;
+        let name = stream_name(stream);
+        let found = self.places(stream)?;
+        model
+            .check(&found)
+            .map_err(|error| format!("{name}: {error}"))?;
+        for kind in &model.views {
+            let view = view_name(stream, *kind);
+            let mut rows = lines(&self.query(&format!("SELECT * FROM {view}"))?)?;
+            rows.sort();
+            let expected = model.view(*kind);
+            if rows != expected {
+                return Err(format!("{view} is {rows:#?}\nand should be {expected:#?}"));
+            }
+        }
+        if model.views.contains(&0) {
+            let view = view_name(stream, 0);
+            let sql = format!(
+                "SELECT (SELECT coalesce(sum(c), 0) FROM {view}) = (SELECT count(*) FROM {name})"
+            );
+            if lines(&self.query(&sql)?)? != ["true"] {
+                return Err(format!("{view} does not count {name} in one snapshot"));
+            }
+        }
+        Ok(())
+    }
+
+    fn query(&self, sql: &str) -> Result<Vec<RecordBatch>, String> {
+        let port = self.port().map_err(|error| error.to_string())?;
+        let request = QueryRequest {
+            sql: sql.to_owned(),
+            params: Params::default(),
+            layer: Layer::Merged,
+            timeout: Duration::from_secs(600),
+            max_rows: u64::MAX,
+            query_id: "selftest".to_owned(),
+        };
+        let answer = self.driver.block_on(async {
+            let answer = port.query(request).await?;
+            answer
+                .batches
+                .try_collect()
+                .await
+                .map_err(EngineError::from_datafusion)
+        });
+        answer.map_err(|error: EngineError| format!("{sql}: {error:?}"))
+    }
+
+    fn places(&self, stream: usize) -> Result<Places, String> {
+        let sql = format!("SELECT _shard, _offset, ts, r, i, k, n, x FROM s{stream}");
+        let mut places = Places::new();
+        for batch in self.query(&sql)? {
+            let shards = batch.column(0).as_primitive::<Int32Type>();
+            let ints = |column: usize| batch.column(column).as_primitive::<Int64Type>();
+            let times = batch.column(2).as_primitive::<TimestampMicrosecondType>();
+            let keys = batch.column(5).as_string::<i32>();
+            let xs = batch.column(7).as_primitive::<Float64Type>();
+            for row in 0..batch.num_rows() {
+                let place = (shards.value(row) as u32, ints(1).value(row) as u64);
+                let key = keys.iter().nth(row).flatten();
+                let numbers = ints(6);
+                let found = Row {
+                    ts: times.value(row),
+                    request: ints(3).value(row),
+                    index: ints(4).value(row),
+                    k: key.and_then(super::model::known_key),
+                    n: numbers.iter().nth(row).flatten(),
+                    x: xs.value(row),
+                };
+                if places.insert(place, found).is_some() {
+                    return Err(format!("s{stream} has two events at {place:?}"));
+                }
+            }
+        }
+        Ok(places)
+    }
+}
+
+async fn send(port: &Port, stream: &str, request: &Request) -> Result<IngestReply, EngineError> {
+    let body = bytes::Bytes::from(request.body());
+    let reply = port
+        .ingest(IngestRequest {
+            stream: stream.to_owned(),
+            format: Some("ndjson".to_owned()),
+            content_type: None,
+            encoding: Encoding::Identity,
+            producer: None,
+            idempotency_key: request.key.clone(),
+            body: Box::pin(futures::stream::once(async move { Ok(body) })),
+            request_id: "selftest".to_owned(),
+        })
+        .await?;
+    match reply.failure {
+        Some(error) => Err(error),
+        None => Ok(reply),
+    }
+}
+
+fn first_offsets(reply: &IngestReply) -> Result<BTreeMap<u32, u64>, String> {
+    let offset = |(shard, range): (&String, _)| {
+        let range: &lambdalake_serving::engine::OffsetRange = range;
+        let shard = shard
+            .parse()
+            .map_err(|error| format!("shard {shard}: {error}"))?;
+        Ok((shard, range.from))
+    };
+    reply.offsets.iter().map(offset).collect()
+}
+
+/// Rows as text, in the form of the model's.
+fn lines(batches: &[RecordBatch]) -> Result<Vec<String>, String> {
+    let mut lines = Vec::new();
+    for batch in batches {
+        for row in 0..batch.num_rows() {
+            let cells: Result<Vec<String>, String> = batch
+                .columns()
+                .iter()
+                .map(|column| cell(column, row))
+                .collect();
+            lines.push(cells?.join("|"));
+        }
+    }
+    Ok(lines)
+}
+
+fn cell(column: &arrow::array::ArrayRef, row: usize) -> Result<String, String> {
+    if column.is_null(row) {
+        return Ok("null".to_owned());
+    }
+    Ok(match column.data_type() {
+        DataType::Int64 => column.as_primitive::<Int64Type>().value(row).to_string(),
+        DataType::Float64 => column.as_primitive::<Float64Type>().value(row).to_string(),
+        DataType::Boolean => column.as_boolean().value(row).to_string(),
+        DataType::Utf8 => column.as_string::<i32>().value(row).to_owned(),
+        DataType::Timestamp(arrow::datatypes::TimeUnit::Microsecond, _) => {
+            let micros = column.as_primitive::<TimestampMicrosecondType>().value(row);
+            let time = chrono::DateTime::from_timestamp_micros(micros).unwrap_or_default();
+            time.format("%Y-%m-%dT%H:%M:%SZ").to_string()
+        }
+        other => return Err(format!("no text for {other}")),
+    })
+}
