@@ -39,6 +39,7 @@ use lambdalake_data::disk::STAGING;
 use lambdalake_data::schema::StreamDefinition;
 use lambdalake_data::{Clock, Disk, SystemClock};
 use lambdalake_serving::query::{Queries, runtime_env, session_config};
+use lambdalake_serving::snapshot::Snapshot;
 use lambdalake_speed::Mapper;
 use lambdalake_speed::writer::WriterHandle;
 use lambdalake_views::PLANNING_STACK_BYTES;
@@ -47,6 +48,7 @@ use tokio::runtime::Runtime;
 use crate::settings::Settings;
 pub use port::Port;
 use publisher::Publisher;
+pub use publisher::states_files;
 use recompute::Running;
 
 /// What failed in the background is tried again after this long.
@@ -223,6 +225,11 @@ impl Engine {
         let is_rewriting =
             |stream: &Arc<StreamRuntime>| stream.is_rewriting.load(Ordering::Acquire);
         lock(&self.running).is_empty() && !self.all_streams().iter().any(is_rewriting)
+    }
+
+    /// What queries see at this moment.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.publisher.snapshot()
     }
 
     fn all_streams(&self) -> Vec<Arc<StreamRuntime>> {

@@ -1,6 +1,7 @@
 //! The simulated world: the real engine over files that forget, against the model.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -11,8 +12,10 @@ use futures::TryStreamExt;
 use lambdalake_batch::schedule::Schedule;
 use lambdalake_data::Clock;
 use lambdalake_data::disk::Disk;
+use lambdalake_data::files::Files;
 use lambdalake_data::input::Encoding;
-use lambdalake_data::sim::SimFiles;
+use lambdalake_data::publication::MasterFile;
+use lambdalake_data::sim::{Fault, SimFiles};
 use lambdalake_serving::engine::{
     Engine as _, EngineError, IngestReply, IngestRequest, Layer, Params, QueryRequest,
 };
@@ -22,7 +25,7 @@ use tokio::runtime::Runtime;
 
 use super::model::{Fate, Places, Request, Row, SHARDS, StreamModel, select};
 use super::steps::{Ending, STREAMS, Step, VIEWS};
-use crate::engine::{Engine, Port, Surroundings};
+use crate::engine::{Engine, Port, Surroundings, states_files};
 use crate::settings::{Settings, SettingsFlags};
 
 /// The engine may need so many milliseconds for what runs beside the steps.
@@ -442,8 +445,56 @@ impl World {
         let error = found.and_then(|run| run["error"].as_str().map(str::to_owned));
         match error {
             Some(error) if !has_reason => Err(format!("the recompute failed: {error}")),
-            _ => Ok(()),
+            _ if has_reason => Ok(()),
+            _ => self.check_has_no_gaps(&name),
         }
+    }
+
+    /// After a recompute, everything but the tail must be in stored states: what is not is
+    /// exact too, but slow.
+    fn check_has_no_gaps(&self, view: &str) -> Result<(), String> {
+        let snapshot = self.port.as_ref().map(|port| port.0.snapshot());
+        let gaps = snapshot
+            .and_then(|snapshot| snapshot.views.get(view).map(|view| view.gaps()))
+            .unwrap_or_default();
+        if gaps.is_empty() {
+            Ok(())
+        } else {
+            Err(format!(
+                "{view} has no states for {gaps:?} after a recompute"
+            ))
+        }
+    }
+
+    /// Every file that is named must be there and whole, whatever the power did: a missing
+    /// states file would be noticed and made up for, and hide that it was named too early.
+    fn check_named_files(&self) -> Result<(), String> {
+        let Some(port) = &self.port else {
+            return Ok(());
+        };
+        let snapshot = port.0.snapshot();
+        let of_streams = snapshot.streams.values().flat_map(|stream| {
+            let folder = stream.definition.master_folder();
+            let named = |file: &MasterFile| (format!("{folder}/{}", file.path), file.crc32c);
+            stream.state.files.iter().map(named).collect::<Vec<_>>()
+        });
+        let of_views = snapshot.views.values().flat_map(|view| {
+            let files = states_files(&view.state);
+            files.map(|file| (file.path.clone(), file.crc32c))
+        });
+        for (path, crc32c) in of_streams.chain(of_views) {
+            match self.files.read(Path::new(&path)) {
+                Ok(bytes) if crc32c::crc32c(&bytes) == crc32c => {}
+                Ok(bytes) => {
+                    return Err(format!(
+                        "{path} is named and damaged: {} bytes",
+                        bytes.len()
+                    ));
+                }
+                Err(error) => return Err(format!("{path} is named: {error}")),
+            }
+        }
+        Ok(())
     }
 
     fn is_idle(&self) -> bool {
@@ -477,8 +528,7 @@ impl World {
         self.close()?;
         self.files.restart();
         if let Some(after) = again_after {
-            self.files
-                .arm(after, lambdalake_data::sim::Fault::PowerCut { done: false });
+            self.files.arm(after, Fault::PowerCut { done: false });
         }
         if let Err(error) = self.open() {
             if !self.files.is_down() {
@@ -493,6 +543,7 @@ impl World {
         if self.files.is_down() {
             return self.restart(Ending::Kill, None);
         }
+        self.check_named_files()?;
         self.settle()?;
         (0..STREAMS).try_for_each(|stream| self.check(stream))
     }
