@@ -336,7 +336,11 @@ impl Log {
             path,
             end: None,
         });
-        self.file.insert(file).append(MAGIC)?;
+        let file = self.file.insert(file);
+        file.append(MAGIC)?;
+        // Before any frame: a segment that begins with anything else is damaged for certain, and
+        // not the torn first group of one that a power cut caught.
+        file.sync()?;
         self.written = MAGIC.len() as u64;
         Ok(())
     }

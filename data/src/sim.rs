@@ -88,16 +88,15 @@ struct State {
     operations: u64,
     digest: u64,
     fired: Vec<String>,
-    gate: Gate,
+    /// By a text in the names that are published through it.
+    gates: BTreeMap<String, Gate>,
 }
 
 /// A place where one thread waits while others go on.
-#[derive(Debug, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Gate {
-    #[default]
-    Open,
-    /// Closes at the link of a name that contains this text.
-    Armed(String),
+    /// Closes behind the next thread that comes.
+    Armed,
     /// A thread waits in it.
     Closed,
 }
@@ -187,7 +186,7 @@ impl SimFiles {
         state.is_down = false;
         state.is_full = false;
         state.armed = None;
-        state.gate = Gate::Open;
+        state.gates.clear();
     }
 
     /// Operations that changed something so far, and a digest of all of them.
@@ -201,29 +200,36 @@ impl SimFiles {
         self.state().fired.clone()
     }
 
-    /// Makes the thread that publishes a name with this text wait, until [`Self::open_gate`].
+    /// Makes the next thread that publishes a name with this text wait, until
+    /// [`Self::open_gate`].
     pub fn arm_gate(&self, text: &str) {
-        self.state().gate = Gate::Armed(text.to_owned());
+        self.state().gates.insert(text.to_owned(), Gate::Armed);
     }
 
     /// True while a thread waits at the gate.
-    pub fn at_gate(&self) -> bool {
-        matches!(self.state().gate, Gate::Closed)
+    pub fn at_gate(&self, text: &str) -> bool {
+        self.state().gates.get(text) == Some(&Gate::Closed)
     }
 
-    pub fn open_gate(&self) {
-        self.state().gate = Gate::Open;
+    pub fn open_gate(&self, text: &str) {
+        self.state().gates.remove(text);
         self.moved.notify_all();
     }
 
     fn pass_gate(&self, to: &Path) {
         let mut state = self.state();
-        let is_it = matches!(&state.gate, Gate::Armed(text)
-            if to.to_string_lossy().contains(text.as_str()));
-        if is_it {
-            state.gate = Gate::Closed;
-        }
-        while is_it && matches!(state.gate, Gate::Closed) && !state.is_down {
+        let to = to.to_string_lossy();
+        let is_here = |(text, gate): &(&String, &Gate)| **gate == Gate::Armed && to.contains(*text);
+        let Some(text) = state
+            .gates
+            .iter()
+            .find(is_here)
+            .map(|(text, _)| text.clone())
+        else {
+            return;
+        };
+        state.gates.insert(text.clone(), Gate::Closed);
+        while state.gates.get(&text) == Some(&Gate::Closed) && !state.is_down {
             state = self
                 .moved
                 .wait(state)

@@ -41,8 +41,10 @@ pub enum Step {
         stream: usize,
         nth: usize,
     },
+    /// The steps happen while the flush has its file and has not published it.
     Flush {
         stream: usize,
+        during: Vec<Step>,
     },
     /// The steps happen while the recompute has its states and has not published them.
     Recompute {
@@ -76,7 +78,7 @@ impl Step {
             | Self::DropView { stream, .. }
             | Self::Ingest { stream, .. }
             | Self::Retry { stream, .. }
-            | Self::Flush { stream }
+            | Self::Flush { stream, .. }
             | Self::Recompute { stream, .. } => Some(*stream),
             // What is due is due of any; the first has most of it.
             Self::Upkeep { .. } => Some(0),
@@ -126,17 +128,15 @@ fn step(random: &mut StdRng) -> Step {
             stream: stream(random),
             nth: random.random_range(0..1_000),
         },
-        55..67 => Step::Flush {
+        55..67 => flush(random),
+        67..77 => Step::Recompute {
             stream: stream(random),
+            kind: random.random_range(0..VIEWS),
+            during: some(random, 3, |random| match random.random_range(0..2) {
+                0 => flush(random),
+                _ => during_flush(random),
+            }),
         },
-        67..77 => {
-            let during = random.random_range(0..4);
-            Step::Recompute {
-                stream: stream(random),
-                kind: random.random_range(0..VIEWS),
-                during: (0..during).map(|_| small_step(random)).collect(),
-            }
-        }
         77..80 => Step::Upkeep {
             millis: random.random_range(1..120_000),
         },
@@ -152,12 +152,23 @@ fn step(random: &mut StdRng) -> Step {
     }
 }
 
-fn small_step(random: &mut StdRng) -> Step {
+/// Up to so many steps, often none.
+fn some(random: &mut StdRng, most: usize, step: fn(&mut StdRng) -> Step) -> Vec<Step> {
+    let count = random.random_range(0..=most);
+    (0..count).map(|_| step(random)).collect()
+}
+
+fn flush(random: &mut StdRng) -> Step {
+    Step::Flush {
+        stream: stream(random),
+        during: some(random, 2, during_flush),
+    }
+}
+
+/// Nothing that waits for the flush to end.
+fn during_flush(random: &mut StdRng) -> Step {
     match random.random_range(0..10) {
-        0..5 => ingest(random),
-        5..9 => Step::Flush {
-            stream: stream(random),
-        },
+        0..8 => ingest(random),
         _ => Step::Arm {
             after: random.random_range(0..20),
             fault: fault(random),

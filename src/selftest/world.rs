@@ -196,16 +196,7 @@ impl World {
                     some => self.ingest(*stream, keyed[nth % some]),
                 }
             }
-            Step::Flush { stream } => {
-                let name = stream_name(*stream);
-                if self.slots[*stream].model.is_none() {
-                    return Ok(());
-                }
-                self.expect("flush", None, |world| {
-                    world.driver.block_on(world.port()?.flush(Some(&name)))
-                })
-                .map(|_| ())
-            }
+            Step::Flush { stream, during } => self.flush(*stream, during),
             Step::Recompute {
                 stream,
                 kind,
@@ -413,6 +404,47 @@ impl World {
         Ok(())
     }
 
+    fn flush(&mut self, stream: usize, during: &[Step]) -> Result<(), String> {
+        if self.slots[stream].model.is_none() {
+            return Ok(());
+        }
+        let name = stream_name(stream);
+        self.expect("flush", None, |world| {
+            if during.is_empty() {
+                return world
+                    .driver
+                    .block_on(world.port()?.flush(Some(&name)))
+                    .map(Ok);
+            }
+            let port = Port(Arc::clone(&world.port()?.0));
+            let gate = format!("streams/{name}-");
+            world.files.arm_gate(&gate);
+            let flush = std::thread::Builder::new()
+                .name("flush".to_owned())
+                .spawn(move || futures::executor::block_on(port.flush(Some(&name))))
+                .map_err(|error| EngineError::internal("no thread").because(error))?;
+            let met = world.wait("the flush", |world| {
+                world.files.at_gate(&gate) || flush.is_finished()
+            });
+            let acted = met.and_then(|()| world.act_during(during));
+            world.files.open_gate(&gate);
+            let flushed = flush
+                .join()
+                .map_err(|_| EngineError::internal("the flush panicked"))?;
+            flushed.map(|()| acted)
+        })?
+        .unwrap_or(Ok(()))
+    }
+
+    fn act_during(&mut self, steps: &[Step]) -> Result<(), String> {
+        for step in steps {
+            if !self.files.is_down() {
+                self.act_and_check(step)?;
+            }
+        }
+        Ok(())
+    }
+
     fn recompute(&mut self, stream: usize, kind: usize, during: &[Step]) -> Result<(), String> {
         let exists = |slot: &Slot| slot.model.as_ref().is_some_and(|m| m.views.contains(&kind));
         if !exists(&self.slots[stream]) {
@@ -420,24 +452,20 @@ impl World {
         }
         let before = self.files.fired().len();
         let was_full = self.files.is_full();
+        // A version's files begin with the time of their run.
+        let gate = format!("/{:016}-", self.clock.now_micros());
         if !during.is_empty() {
-            // A version's files begin with the time of their run.
-            self.files
-                .arm_gate(&format!("/{:016}-", self.clock.now_micros()));
+            self.files.arm_gate(&gate);
         }
         let name = view_name(stream, kind);
         let run = self.expect("recompute", None, |world| {
             world.driver.block_on(world.port()?.recompute(&name))
         })?;
         self.wait("the recompute", |world| {
-            world.files.at_gate() || world.is_idle()
+            world.files.at_gate(&gate) || world.is_idle()
         })?;
-        for step in during {
-            if !self.files.is_down() {
-                self.act_and_check(step)?;
-            }
-        }
-        self.files.open_gate();
+        self.act_during(during)?;
+        self.files.open_gate(&gate);
         self.wait_idle()?;
         let Ok(run) = run else { return Ok(()) };
         let has_reason = self.files.fired().len() > before || was_full || self.files.is_down();
@@ -550,7 +578,6 @@ impl World {
 
     /// Waits until nothing of the engine is left.
     fn close(&mut self) -> Result<(), String> {
-        self.files.open_gate();
         let Some(Port(engine)) = self.port.take() else {
             return Ok(());
         };
@@ -566,7 +593,7 @@ impl World {
         self.schedule = Schedule::default();
         let mut settings = Settings::resolve(SettingsFlags::default(), None)?;
         settings.auto_create_streams = false;
-        settings.log_segment_bytes = 8_192;
+        settings.log_segment_bytes = 3_000;
         settings.flush_rows = 60;
         let surroundings = Surroundings {
             disk: Disk::open_on(Arc::new(Arc::clone(&self.files)), None)?,
@@ -701,6 +728,13 @@ impl World {
             }
         }
         Ok(places)
+    }
+}
+
+impl Drop for World {
+    /// Lets threads that wait at a gate go on, and fail.
+    fn drop(&mut self) {
+        self.files.kill(false);
     }
 }
 
