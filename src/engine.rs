@@ -72,6 +72,8 @@ struct StreamRuntime {
     rewrite_failed: Mutex<Option<Duration>>,
     /// The last flush or Delta commit failed with this; cleared by the next success.
     trouble: Mutex<Option<String>>,
+    /// The last flush stored no pane of some view because of this; cleared by the next that does.
+    pane_trouble: Mutex<Option<String>>,
 }
 
 pub struct Engine {

@@ -82,6 +82,8 @@ struct State {
     crashes: u64,
     armed: Option<(u64, Fault)>,
     is_full: bool,
+    /// Whatever has this text in its path fails.
+    broken: Option<String>,
     /// The process that uses these files is gone; it gets errors until the restart.
     is_down: bool,
     lost_power: bool,
@@ -157,6 +159,15 @@ impl SimFiles {
 
     pub fn free_space(&self) {
         self.state().is_full = false;
+    }
+
+    /// Lets every change of a path with this text fail, until [`Self::mend`].
+    pub fn break_paths(&self, text: &str) {
+        self.state().broken = Some(text.to_owned());
+    }
+
+    pub fn mend(&self) {
+        self.state().broken = None;
     }
 
     pub fn is_full(&self) -> bool {
@@ -246,6 +257,10 @@ impl SimFiles {
         let number = state.operations;
         state.operations += 1;
         state.digest = mixed(&[state.digest, op as u64, text_hash(path)]);
+        let is_broken = |text: &String| path.to_string_lossy().contains(text.as_str());
+        if state.broken.as_ref().is_some_and(is_broken) {
+            return Outcome::Partly(io::Error::other("simulated fault"), number);
+        }
         let fault = match state.armed {
             Some((at, fault)) if at <= number => {
                 state.armed = None;

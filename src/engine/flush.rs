@@ -86,7 +86,7 @@ impl Engine {
                 .get(name)
                 .map(|s| s.end.clone());
             let started = self.clock.monotonic();
-            let flushed = self.flush_part(&stream.definition, &part);
+            let flushed = self.flush_part(stream, &part);
             let took = self.clock.monotonic().saturating_sub(started);
             self.meters.flushed(name, took, flushed.is_ok());
             flushed?;
@@ -104,7 +104,8 @@ impl Engine {
         Ok(())
     }
 
-    fn flush_part(&self, of: &StreamDefinition, part: &TailPart) -> anyhow::Result<()> {
+    fn flush_part(&self, runtime: &StreamRuntime, part: &TailPart) -> anyhow::Result<()> {
+        let of = &runtime.definition;
         let stream = &of.name;
         let snapshot = self.publisher.snapshot();
         let Some(source) = snapshot.streams.get(stream) else {
@@ -122,6 +123,7 @@ impl Engine {
         let definition = Arc::clone(&source.definition);
         let file = write_part(self.disk.as_ref(), &definition, part, version)?;
         let mut panes = Vec::new();
+        let mut trouble = None;
         for view in snapshot
             .views
             .values()
@@ -129,13 +131,18 @@ impl Engine {
         {
             match self.pane_of(view, part) {
                 Ok(pane) => panes.push((view.state.name.clone(), pane)),
-                Err(error) => tracing::warn!(
-                    view = view.state.name,
-                    error = format!("{error:#}"),
-                    "no pane stored; these events are mapped from the master dataset"
-                ),
+                Err(error) => {
+                    let view = &view.state.name;
+                    tracing::warn!(
+                        view,
+                        error = format!("{error:#}"),
+                        "no pane stored; these events are mapped from the master dataset"
+                    );
+                    trouble = Some(format!("no pane of view {view} stored: {error:#}"));
+                }
             }
         }
+        *lock(&runtime.pane_trouble) = trouble;
         let mut written: Vec<String> = panes
             .iter()
             .flat_map(|(_, next)| next.pane.files.iter().map(|file| file.path.clone()))

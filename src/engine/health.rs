@@ -58,7 +58,7 @@ impl StreamRuntime {
         self.mirror_is_behind.load(Ordering::Relaxed)
     }
 
-    fn workers(&self) -> [Worker; 3] {
+    fn workers(&self) -> [Worker; 4] {
         let stream = Some(self.definition.name.clone());
         let failure = self.writer.failure();
         let trouble = lock(&self.trouble).clone();
@@ -81,6 +81,14 @@ impl StreamRuntime {
             is_dead: false,
             error: trouble,
         };
+        let missing = lock(&self.pane_trouble).clone();
+        let panes = Worker {
+            name: "panes",
+            stream: stream.clone(),
+            state: if missing.is_some() { "failed" } else { "ok" },
+            is_dead: false,
+            error: missing,
+        };
         let delta = Worker {
             name: "delta",
             stream,
@@ -88,7 +96,7 @@ impl StreamRuntime {
             is_dead: false,
             error: None,
         };
-        [writer, flush, delta]
+        [writer, flush, panes, delta]
     }
 }
 
@@ -122,7 +130,15 @@ impl Engine {
             is_dead: !is_alive,
             error: (!is_alive).then(|| "the maintenance thread has ended; see the log".to_owned()),
         };
-        let mut workers = vec![maintenance];
+        let trouble = self.publisher.trouble();
+        let publisher = Worker {
+            name: "publisher",
+            stream: None,
+            state: if trouble.is_some() { "retrying" } else { "ok" },
+            is_dead: false,
+            error: trouble,
+        };
+        let mut workers = vec![maintenance, publisher];
         workers.push(self.runtime_worker("compute", &self.health.compute_beat_ms));
         workers.push(self.runtime_worker("batch", &self.health.batch_beat_ms));
         let mut streams = self.all_streams();

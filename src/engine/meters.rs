@@ -164,7 +164,8 @@ impl Engine {
         }
         for worker in self.workers() {
             let stream = worker.stream.as_deref().unwrap_or_default();
-            let up = f64::from(u8::from(!worker.is_dead));
+            let is_up = !worker.is_dead && worker.error.is_none();
+            let up = f64::from(u8::from(is_up));
             state.set(&names::WORKER_UP, &[worker.name, stream], up);
         }
         let running = super::lock(&self.running).len() as f64;

@@ -115,6 +115,8 @@ pub struct Publisher {
     durable: Mutex<Durable>,
     live: Mutex<Live>,
     snapshot: ArcSwap<Snapshot>,
+    /// The last entry could not be published because of this.
+    trouble: Mutex<Option<String>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -156,6 +158,7 @@ impl Publisher {
             durable: Mutex::new(Durable { log, current }),
             live: Mutex::new(live),
             snapshot: ArcSwap::default(),
+            trouble: Mutex::default(),
         };
         Ok(publisher)
     }
@@ -178,13 +181,20 @@ impl Publisher {
         let mut next = durable.current.clone();
         next.number += 1;
         let result = change(&mut next)?;
-        durable.log.publish(&next)?;
+        let published = durable.log.publish(&next);
+        *lock(&self.trouble) = published.as_ref().err().map(ToString::to_string);
+        published?;
         durable.current = next.clone();
         let mut live = lock(&self.live);
         let before = std::mem::replace(&mut live.publication, Arc::new(next));
         self.doom_replaced(&mut live, &before);
         self.rebuild(&mut live);
         Ok(result)
+    }
+
+    /// Why the last change of the durable state failed; `None` while all is well.
+    pub fn trouble(&self) -> Option<String> {
+        lock(&self.trouble).clone()
     }
 
     /// Makes a compiled view known before the entry that names it is published.

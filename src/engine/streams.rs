@@ -77,6 +77,7 @@ impl Engine {
             is_rewriting: false.into(),
             rewrite_failed: Mutex::default(),
             trouble: Mutex::default(),
+            pane_trouble: Mutex::default(),
         };
         lock(&self.streams).insert(definition.name.clone(), Arc::new(runtime));
         Ok(())

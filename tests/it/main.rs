@@ -8,6 +8,7 @@ mod client;
 mod complex_statements;
 mod docs;
 mod equivalence;
+mod failed_workers;
 mod health;
 mod insert;
 mod invariant;

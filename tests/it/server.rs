@@ -204,6 +204,10 @@ impl Server {
         kib.and_then(|kib| kib.parse::<usize>().ok()).expect("kB") * 1024
     }
 
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     pub fn address(&self) -> String {
         self.base.clone()
     }
