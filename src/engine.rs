@@ -16,6 +16,7 @@ mod describe;
 mod flush;
 mod health;
 mod ingest;
+mod keys;
 mod maintenance;
 mod meters;
 mod port;
@@ -41,6 +42,7 @@ use lambdalake_data::{Clock, Disk, SystemClock};
 use lambdalake_serving::query::{Queries, runtime_env, session_config};
 use lambdalake_serving::snapshot::Snapshot;
 use lambdalake_speed::Mapper;
+use lambdalake_speed::keys::{RememberedKeys, RunningKeys};
 use lambdalake_speed::writer::WriterHandle;
 use lambdalake_views::PLANNING_STACK_BYTES;
 use tokio::runtime::Runtime;
@@ -58,6 +60,8 @@ const RETRY: Duration = Duration::from_secs(1);
 struct StreamRuntime {
     definition: StreamDefinition,
     writer: WriterHandle,
+    /// Shared with the writer.
+    keys: Arc<RememberedKeys>,
     /// Held for a whole flush: one at a time, and a recompute fixes its cut under it.
     flush: Mutex<DeltaMirror>,
     /// When the maintenance thread first saw the tail it holds now.
@@ -87,6 +91,7 @@ pub struct Engine {
     batch_task: Arc<TaskContext>,
     history: History,
     running: Mutex<HashMap<String, Running>>,
+    running_keys: Arc<RunningKeys>,
     /// Views whose states began anew and wait for a recompute.
     to_fill: Mutex<BTreeSet<String>>,
     /// Real folder for bodies that have to be whole before they can be read.
@@ -184,6 +189,7 @@ impl Engine {
             mapper,
             queries,
             running: Mutex::default(),
+            running_keys: Arc::default(),
             to_fill: Mutex::default(),
             spool: spill,
             maintenance: Mutex::default(),
@@ -195,7 +201,7 @@ impl Engine {
         });
         for state in engine.publisher.publication().streams.values() {
             engine.check_master_files(state)?;
-            engine.start_stream(&state.definition, &state.cut)?;
+            engine.start_stream(&state.definition, &state.cut, &state.keys)?;
         }
         if has_upkeep {
             *lock(&engine.maintenance) = Some(maintenance::Maintenance::start(&engine)?);

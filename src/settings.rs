@@ -174,6 +174,13 @@ settings! {
     group_commit_requests: usize = count("64"), unit "REQUESTS",
         env "LAMBDALAKE_GROUP_COMMIT_REQUESTS";
 
+    /// A request with an `Idempotency-Key` is recognised for this long when it is sent again.
+    idempotency_window: Duration = duration("24h"), unit "DURATION",
+        env "LAMBDALAKE_IDEMPOTENCY_WINDOW";
+
+    /// Newest `Idempotency-Key`s of one stream that are recognised.
+    idempotency_keys: usize = count("100000"), unit "KEYS", env "LAMBDALAKE_IDEMPOTENCY_KEYS";
+
     /// Memory pool of all queries together. They spill, then answer 422.
     query_memory_bytes: usize = size("512MiB"), unit "BYTES",
         env "LAMBDALAKE_QUERY_MEMORY_BYTES";

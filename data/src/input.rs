@@ -39,6 +39,7 @@ mod csv;
 mod cut;
 mod decoder;
 mod error;
+mod identity;
 mod json;
 mod options;
 mod parquet;

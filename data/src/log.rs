@@ -27,6 +27,7 @@ use serde::{Deserialize, Serialize};
 use crate::cut::{Cut, CutRange};
 use crate::disk::{AppendFile, Disk};
 use crate::error::{DataError, Result};
+use crate::keys::BlockMark;
 use crate::schema::Column;
 
 const MAGIC: &[u8; 8] = b"LLLOG\x00\x00\x01";
@@ -51,6 +52,10 @@ pub struct FrameHeader {
     pub range: CutRange,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idempotency_key: Option<String>,
+    /// Which block of the key's body this is; absent in frames of older versions, whose keys
+    /// end with a mark and the number instead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub block: Option<BlockMark>,
 }
 
 /// One request in the log.
@@ -110,6 +115,8 @@ struct Segment {
     path: String,
     /// End of the last frame in it; the segment may go once a publication covers this.
     end: Option<Cut>,
+    /// Group of the last frame in it.
+    group: u64,
 }
 
 /// One stream's log, open for appending.
@@ -169,6 +176,7 @@ impl Log {
                 number,
                 path: info.path.clone(),
                 end,
+                group: log.group,
             });
         }
         Ok(log)
@@ -249,6 +257,11 @@ impl Log {
         self.disk.truncate(path, at as u64)
     }
 
+    /// The newest group in the log; 0 if it has none.
+    pub fn last_group(&self) -> u64 {
+        self.group
+    }
+
     /// The group number for the next group commit.
     pub fn next_group(&self) -> u64 {
         self.group + 1
@@ -301,6 +314,7 @@ impl Log {
         file.sync()?;
         self.written += bytes;
         segment.end = Some(end.clone());
+        segment.group = self.group + 1;
         Ok(())
     }
 
@@ -335,6 +349,7 @@ impl Log {
             number,
             path,
             end: None,
+            group: self.group,
         });
         let file = self.file.insert(file);
         file.append(MAGIC)?;
@@ -345,11 +360,14 @@ impl Log {
         Ok(())
     }
 
-    /// Removes the segments that `covered` covers entirely; the open one stays.
-    pub fn forget(&mut self, covered: &Cut) -> Result<()> {
+    /// Removes the segments that `covered` covers entirely and that have no frame of a group
+    /// after `group`; the open one stays. The cut alone does not say it: a frame without
+    /// events, which only remembers a key, lies at its end.
+    pub fn forget(&mut self, covered: &Cut, group: u64) -> Result<()> {
         while self.segments.len() > 1 {
             let first = &self.segments[0];
-            if first.end.as_ref().is_some_and(|end| !covered.covers(end)) {
+            let is_needed = first.group > group;
+            if is_needed || first.end.as_ref().is_some_and(|end| !covered.covers(end)) {
                 break;
             }
             self.disk.remove(&first.path)?;

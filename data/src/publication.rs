@@ -14,6 +14,7 @@ use crate::bounds::ColumnBounds;
 use crate::cut::{Cut, CutRange};
 use crate::disk::Disk;
 use crate::error::{DataError, Result};
+use crate::keys::KeysFile;
 use crate::schema::{Column, StreamDefinition};
 
 const FOLDER: &str = "publications";
@@ -95,6 +96,9 @@ pub struct StreamState {
     pub created_at_micros: i64,
     #[serde(default, skip_serializing_if = "Comments::is_empty")]
     pub comments: Comments,
+    /// Idempotency keys of requests whose frames the log may have forgotten; oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub keys: Vec<KeysFile>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -202,6 +202,11 @@ impl StreamDefinition {
     pub fn log_folder(&self) -> String {
         format!("log/{}-{}", self.name, self.incarnation)
     }
+
+    /// Where the idempotency keys of this stream lie that the log has forgotten.
+    pub fn keys_folder(&self) -> String {
+        format!("keys/{}-{}", self.name, self.incarnation)
+    }
 }
 
 /// The Arrow schema of these columns.

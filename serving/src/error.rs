@@ -14,6 +14,10 @@ pub enum ErrorKind {
     NotFound,
     /// Look at the current state first: the thing exists already, or is busy with the same work.
     Conflict,
+    /// Wait for the same work, which is under way, and ask again.
+    InProgress,
+    /// Ask under another name: the one given stands for something else.
+    Mismatch,
     /// Send less at once.
     TooLarge,
     /// Send it in an encoding that is understood.

@@ -9,6 +9,14 @@ pub enum SpeedError {
     #[error("stream {stream} takes no more events at the moment: {reason}")]
     Busy { stream: String, reason: String },
 
+    /// The key belongs to another body. Nothing was stored; use another key for this body.
+    #[error("{}", reused(stream, key))]
+    KeyReused { stream: String, key: String },
+
+    /// The first request with this key is not answered yet. Send again after a while.
+    #[error("a request with the idempotency key {key:?} is still in progress in stream {stream}")]
+    KeyInProgress { stream: String, key: String },
+
     /// Another request changed the stream's columns since this one was parsed. Parse the
     /// body again under the newest definition and resend.
     #[error("the columns of stream {stream} changed meanwhile")]
@@ -43,4 +51,11 @@ pub enum SpeedError {
     DataFusion(#[from] datafusion::error::DataFusionError),
     #[error(transparent)]
     Arrow(#[from] arrow::error::ArrowError),
+}
+
+fn reused(stream: &str, key: &str) -> String {
+    format!(
+        "the idempotency key {key:?} was used in stream {stream} for a body that is not this one: \
+         send that body again, or this one with a key of its own"
+    )
 }

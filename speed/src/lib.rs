@@ -9,6 +9,7 @@
 //! This crate knows neither HTTP nor the master dataset's files.
 
 pub mod error;
+pub mod keys;
 pub mod mapper;
 pub mod meters;
 pub mod open_states;

@@ -5,13 +5,13 @@
 //! once, appends to the tail, publishes, and only then answers. The core is [`StreamWriter`],
 //! plain state; the thread around it is at the end of the file.
 
-use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use lambdalake_data::keys::{BlockMark, StoredBlock, offsets_of};
 use lambdalake_data::log::{Frame, FrameHeader, Log};
 use lambdalake_data::schema::{StreamDefinition, adapt};
 use lambdalake_data::tail::{Chunk, TailPart};
@@ -19,6 +19,7 @@ use lambdalake_data::{Clock, Cut, CutRange, DataError};
 use tokio::sync::oneshot;
 
 use crate::error::SpeedError;
+use crate::keys::{BlockKey, Known, RememberedKeys, UnsavedKeys};
 use crate::meters::WriterMeters;
 use crate::open_states::OpenStates;
 use crate::shard::number_events;
@@ -26,6 +27,10 @@ use crate::shard::number_events;
 /// Small chunks are merged up to this many rows, so that a tail of single events does not
 /// become a list of tiny batches.
 const MERGED_CHUNK_ROWS: usize = 65_536;
+
+/// Keys of requests without events that wait for the next flush, beyond which they are reason
+/// enough for one: their frames are what keeps the log from being forgotten.
+pub const UNSAVED_KEYS: usize = 10_000;
 
 /// Bounds of one stream's writer.
 #[derive(Clone, Debug)]
@@ -50,8 +55,21 @@ pub struct Request {
     pub new_fields: bool,
     pub request_id: String,
     pub producer: Option<String>,
-    pub idempotency_key: Option<String>,
-    pub reply: oneshot::Sender<Result<CutRange, SpeedError>>,
+    /// Rows that were turned away, to be remembered with the key.
+    pub rejected: u64,
+    pub key: Option<BlockKey>,
+    pub reply: Reply,
+}
+
+/// Where the answer goes.
+pub type Reply = oneshot::Sender<Result<StoredBlock, SpeedError>>;
+
+/// What a flush is to write.
+#[derive(Debug)]
+pub struct Sealed {
+    /// `None` if there are no events, but keys that are to be saved.
+    pub part: Option<TailPart>,
+    pub keys: UnsavedKeys,
 }
 
 /// Decides on a stream's next definition, given its tail as it is between two groups, and
@@ -67,8 +85,8 @@ pub type Redefinition = Box<
 enum Command {
     Append(Box<Request>),
     Redefine(Redefinition, oneshot::Sender<Result<(), SpeedError>>),
-    Seal(oneshot::Sender<Option<TailPart>>),
-    Forget(Cut),
+    Seal(oneshot::Sender<Option<Sealed>>),
+    Forget(Cut, u64),
     Stop,
 }
 
@@ -82,11 +100,19 @@ pub struct StreamTail {
     pub last_ingested_at_micros: Option<i64>,
 }
 
+/// A log that was opened, and the frames that [`Log::open`] handed out, in order.
+pub struct Replayed {
+    pub log: Log,
+    pub frames: Vec<(FrameHeader, Option<RecordBatch>)>,
+}
+
 /// The plain state of a writer.
 pub struct StreamWriter {
     tail: StreamTail,
     log: Log,
-    answered: Answered,
+    keys: Arc<RememberedKeys>,
+    /// Groups of the log up to this one have their keys in published files.
+    saved_group: u64,
     clock: Arc<dyn Clock>,
     limits: WriterLimits,
     publish: Box<dyn Fn(StreamTail) + Send>,
@@ -95,56 +121,30 @@ pub struct StreamWriter {
     failure: Arc<Mutex<Option<String>>>,
 }
 
-/// Requests this many back are recognised by their idempotency key; across a restart, those
-/// whose log segment is still there.
-const REMEMBERED_KEYS: usize = 100_000;
-
-/// Idempotency keys of requests that were stored, and what was answered.
-#[derive(Default)]
-struct Answered {
-    ranges: HashMap<String, CutRange>,
-    order: VecDeque<String>,
-}
-
-impl Answered {
-    fn remember(&mut self, key: String, range: CutRange) {
-        if self.ranges.insert(key.clone(), range).is_none() {
-            self.order.push_back(key);
-        }
-        if self.order.len() > REMEMBERED_KEYS
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.ranges.remove(&oldest);
-        }
-    }
-}
-
 struct Appended {
     request: Request,
-    range: CutRange,
+    header: FrameHeader,
     events: RecordBatch,
 }
 
 impl StreamWriter {
-    /// Begins where the log ends: `replayed` is what [`Log::open`] handed out, in order.
+    /// Begins where the log ends.
     pub fn recover(
         mut definition: StreamDefinition,
         flushed: &Cut,
-        log: Log,
-        replayed: Vec<(FrameHeader, Option<RecordBatch>)>,
+        replayed: Replayed,
+        keys: Arc<RememberedKeys>,
         clock: Arc<dyn Clock>,
         limits: WriterLimits,
         publish: Box<dyn Fn(StreamTail) + Send>,
     ) -> Result<Self, SpeedError> {
+        let Replayed { log, frames } = replayed;
         let mut end = flushed.clone();
         let mut last = None;
         let mut chunks = Vec::new();
-        let mut answered = Answered::default();
-        for (header, events) in replayed {
+        for (header, events) in frames {
             last = Some(header.ingested_at_micros);
-            if let Some(key) = header.idempotency_key {
-                answered.remember(key, header.range.clone());
-            }
+            keys.remember(&header);
             let Some(events) = events else { continue };
             // A definition that was published later knows these columns, and maybe wider.
             if let Some(columns) = header
@@ -166,6 +166,7 @@ impl StreamWriter {
             end = header.range.to.clone();
             push_chunk(&mut chunks, header.range, events);
         }
+        keys.expire(clock.now_micros());
         let part = TailPart {
             number: 0,
             from: flushed.clone(),
@@ -180,7 +181,8 @@ impl StreamWriter {
         let writer = Self {
             tail,
             log,
-            answered,
+            keys,
+            saved_group: 0,
             clock,
             limits,
             publish,
@@ -217,13 +219,13 @@ impl StreamWriter {
                 self.prepare(&request, &definition, &end, now, group.is_empty())
             };
             match prepared {
-                Ok((events, range, next_definition, frame)) => {
-                    end = range.to.clone();
+                Ok((events, header, next_definition, frame)) => {
+                    end = header.range.to.clone();
                     definition = next_definition;
                     frames.push(frame);
                     group.push(Appended {
                         request,
-                        range,
+                        header,
                         events,
                     });
                 }
@@ -255,24 +257,27 @@ impl StreamWriter {
         self.apply(group, definition, end, now);
     }
 
-    /// Answers a request whose idempotency key was stored before; gives back any other.
+    /// Answers a request whose block was stored before; gives back any other. Who sends it
+    /// has looked already, but an abandoned request may have been in the queue then.
     fn answer_repeated(&self, request: Request, group: &[Appended]) -> Option<Request> {
-        let Some(key) = &request.idempotency_key else {
+        let Some(key) = &request.key else {
             return Some(request);
         };
-        if let Some(range) = self.answered.ranges.get(key) {
-            answer(request.reply, Ok(range.clone()));
-            return None;
-        }
-        if group
-            .iter()
-            .any(|other| other.request.idempotency_key.as_ref() == Some(key))
-        {
-            let busy = self.busy("a request with the same idempotency key is being stored");
-            answer(request.reply, Err(busy));
-            return None;
-        }
-        Some(request)
+        let (stream, name) = (self.tail.definition.name.clone(), key.key.clone());
+        let is_in_group = |other: &Appended| {
+            let other = other.request.key.as_ref();
+            other.is_some_and(|other| other.key == name)
+        };
+        let result = match self.keys.look_up(&key.key, key.number, key.digest) {
+            Known::Stored { block, .. } => Ok(block),
+            Known::Other => Err(SpeedError::KeyReused { stream, key: name }),
+            Known::New if group.iter().any(is_in_group) => {
+                Err(SpeedError::KeyInProgress { stream, key: name })
+            }
+            Known::New => return Some(request),
+        };
+        answer(request.reply, result);
+        None
     }
 
     fn busy(&self, reason: &str) -> SpeedError {
@@ -289,7 +294,7 @@ impl StreamWriter {
         end: &Cut,
         now: i64,
         is_first_in_group: bool,
-    ) -> Result<(RecordBatch, CutRange, Arc<StreamDefinition>, Vec<u8>), SpeedError> {
+    ) -> Result<(RecordBatch, FrameHeader, Arc<StreamDefinition>, Vec<u8>), SpeedError> {
         let moved = request.schema_id != definition.schema_id;
         if moved && (request.new_fields || !fits(&request.events, definition)) {
             return Err(SpeedError::SchemaMoved {
@@ -320,12 +325,21 @@ impl StreamWriter {
                 schema_id: definition.schema_id,
                 new_columns: request.new_fields.then(|| definition.columns.clone()),
                 range: range.clone(),
-                idempotency_key: request.idempotency_key.clone(),
+                idempotency_key: request.key.as_ref().map(|key| key.key.clone()),
+                block: request.key.as_ref().map(|key| BlockMark {
+                    number: key.number,
+                    began_micros: self.keys.began(&key.key).unwrap_or(now),
+                    digest: key.digest,
+                    rejected: request.rejected,
+                    is_last: key.is_last,
+                    block_bytes: key.block_bytes,
+                }),
             },
             events,
         };
         let bytes = frame.encode()?;
-        Ok((frame.events, range, definition, bytes))
+        let Frame { header, events } = frame;
+        Ok((events, header, definition, bytes))
     }
 
     fn refuse(&self, group: Vec<Appended>, error: DataError) {
@@ -364,15 +378,24 @@ impl StreamWriter {
         let mut answers = Vec::with_capacity(group.len());
         if let Some((part, _)) = self.tail.parts.last_mut() {
             let mut chunks = part.chunks.to_vec();
-            for appended in group {
-                push_chunk(&mut chunks, appended.range.clone(), appended.events);
-                if let Some(key) = appended.request.idempotency_key {
-                    self.answered.remember(key, appended.range.clone());
-                }
-                answers.push((appended.request.reply, appended.range));
+            for Appended {
+                request,
+                header,
+                events,
+            } in group
+            {
+                self.keys.remember(&header);
+                let stored = StoredBlock {
+                    digest: None,
+                    rejected: request.rejected,
+                    offsets: offsets_of(&header.range),
+                };
+                push_chunk(&mut chunks, header.range, events);
+                answers.push((request.reply, stored));
             }
             part.chunks = Arc::from(chunks);
         }
+        self.keys.expire(now);
         self.tail.definition = definition;
         self.tail.end = end;
         if self
@@ -385,8 +408,8 @@ impl StreamWriter {
         }
         self.tail.last_ingested_at_micros = Some(now);
         (self.publish)(self.tail.clone());
-        for (reply, range) in answers {
-            answer(reply, Ok(range));
+        for (reply, stored) in answers {
+            answer(reply, Ok(stored));
         }
     }
 
@@ -405,8 +428,19 @@ impl StreamWriter {
     }
 
     /// Seals the active part and begins another. `None` when there is nothing to flush. A
-    /// part sealed before, because it was full or its flush failed, is handed out first.
-    pub fn seal(&mut self) -> Option<TailPart> {
+    /// part sealed before, because it was full or its flush failed, is handed out first. The
+    /// keys are those of everything that is in the log by now, behind the part as well: which
+    /// frames are before a cut is not clear for those without events.
+    pub fn seal(&mut self) -> Option<Sealed> {
+        let part = self.seal_part();
+        if part.is_none() && self.keys.unsaved_count() < UNSAVED_KEYS {
+            return None;
+        }
+        let keys = self.keys.unsaved(self.log.last_group());
+        Some(Sealed { part, keys })
+    }
+
+    fn seal_part(&mut self) -> Option<TailPart> {
         if self.tail.parts.len() > 1 {
             return self.tail.parts.first().map(|(part, _)| part.clone());
         }
@@ -427,8 +461,11 @@ impl StreamWriter {
         }
     }
 
-    /// Drops the parts that a publication covers, and log segments with them.
-    pub fn forget(&mut self, covered: &Cut) {
+    /// Drops the parts that a publication covers, and log segments with them whose keys, up
+    /// to a group, are in the files that it names.
+    pub fn forget(&mut self, covered: &Cut, saved_group: u64) {
+        self.keys.saved(saved_group);
+        self.saved_group = self.saved_group.max(saved_group);
         let active = self.tail.parts.len() - 1;
         let mut index = 0;
         self.tail.parts.retain(|(part, _)| {
@@ -436,7 +473,7 @@ impl StreamWriter {
             index > active || !covered.covers(part.end())
         });
         (self.publish)(self.tail.clone());
-        if let Err(error) = self.log.forget(covered) {
+        if let Err(error) = self.log.forget(covered, self.saved_group) {
             tracing::warn!(%error, "old log segments could not be removed; trying at the next flush");
         }
     }
@@ -454,6 +491,9 @@ fn fits(events: &RecordBatch, definition: &StreamDefinition) -> bool {
 
 /// Appends a chunk, merging small neighbours so that the list stays short.
 fn push_chunk(chunks: &mut Vec<Arc<Chunk>>, range: CutRange, events: RecordBatch) {
+    if range.is_empty() {
+        return;
+    }
     let bytes = events.get_array_memory_size();
     let mut last = Chunk {
         range,
@@ -483,10 +523,7 @@ fn push_chunk(chunks: &mut Vec<Arc<Chunk>>, range: CutRange, events: RecordBatch
 }
 
 /// The client may have gone; its events are stored all the same.
-fn answer(
-    reply: oneshot::Sender<Result<CutRange, SpeedError>>,
-    result: Result<CutRange, SpeedError>,
-) {
+fn answer(reply: Reply, result: Result<StoredBlock, SpeedError>) {
     if reply.send(result).is_err() {
         tracing::debug!("a producer left before its answer");
     }
@@ -532,7 +569,7 @@ impl WriterHandle {
     }
 
     /// Seals the tail for a flush; see [`StreamWriter::seal`]. Waits for its turn.
-    pub fn seal(&self) -> Result<Option<TailPart>, SpeedError> {
+    pub fn seal(&self) -> Result<Option<Sealed>, SpeedError> {
         let (reply, sealed) = oneshot::channel();
         self.commands
             .send(Command::Seal(reply))
@@ -551,9 +588,10 @@ impl WriterHandle {
         redefined.blocking_recv().map_err(|_| self.closed())?
     }
 
-    pub fn forget(&self, covered: Cut) -> Result<(), SpeedError> {
+    /// See [`StreamWriter::forget`].
+    pub fn forget(&self, covered: Cut, saved_group: u64) -> Result<(), SpeedError> {
         self.commands
-            .send(Command::Forget(covered))
+            .send(Command::Forget(covered, saved_group))
             .map_err(|_| self.closed())
     }
 
@@ -623,7 +661,7 @@ fn run(writer: &mut StreamWriter, queue: &Receiver<Command>) {
                     tracing::debug!("nobody waits for the change of columns any more");
                 }
             }
-            Command::Forget(covered) => writer.forget(&covered),
+            Command::Forget(covered, saved_group) => writer.forget(&covered, saved_group),
             Command::Stop => return,
         }
     }

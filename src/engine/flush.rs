@@ -18,7 +18,10 @@ use lambdalake_data::schema::StreamDefinition;
 use lambdalake_data::tail::TailPart;
 use lambdalake_data::{Cut, CutRange, DataError};
 use lambdalake_serving::snapshot::{ViewSnapshot, scan_files};
+use lambdalake_speed::keys::UnsavedKeys;
+use lambdalake_speed::writer::Sealed;
 
+use super::keys::{NextKeys, touched_files, write_unsaved};
 use super::rewrite::outdated;
 use super::{Engine, StreamRuntime, lock};
 
@@ -78,7 +81,13 @@ impl Engine {
         let name = &stream.definition.name;
         // A part whose flush failed before is handed out again first; then what came since.
         let mut target: Option<Cut> = None;
-        while let Some(part) = stream.writer.seal()? {
+        while let Some(Sealed { part, keys }) = stream.writer.seal()? {
+            let Some(part) = part else {
+                if let Some(cut) = self.save_keys(&stream.definition, &keys)? {
+                    stream.writer.forget(cut, keys.group)?;
+                }
+                break;
+            };
             let end = self
                 .publisher
                 .snapshot()
@@ -86,11 +95,11 @@ impl Engine {
                 .get(name)
                 .map(|s| s.end.clone());
             let started = self.clock.monotonic();
-            let flushed = self.flush_part(stream, &part);
+            let flushed = self.flush_part(stream, &part, &keys);
             let took = self.clock.monotonic().saturating_sub(started);
             self.meters.flushed(name, took, flushed.is_ok());
-            flushed?;
-            stream.writer.forget(part.end().clone())?;
+            let saved_group = if flushed? { keys.group } else { 0 };
+            stream.writer.forget(part.end().clone(), saved_group)?;
             if target.is_none() {
                 target = end;
             }
@@ -104,12 +113,18 @@ impl Engine {
         Ok(())
     }
 
-    fn flush_part(&self, runtime: &StreamRuntime, part: &TailPart) -> anyhow::Result<()> {
+    /// True if it and the keys are published by this call.
+    fn flush_part(
+        &self,
+        runtime: &StreamRuntime,
+        part: &TailPart,
+        keys: &UnsavedKeys,
+    ) -> anyhow::Result<bool> {
         let of = &runtime.definition;
         let stream = &of.name;
         let snapshot = self.publisher.snapshot();
         let Some(source) = snapshot.streams.get(stream) else {
-            return Ok(());
+            return Ok(false);
         };
         // Dropped, and another of the same name made meanwhile: its events are not ours.
         anyhow::ensure!(
@@ -117,7 +132,7 @@ impl Engine {
             "stream {stream} was dropped"
         );
         if source.state.cut.covers(part.end()) {
-            return Ok(());
+            return Ok(false);
         }
         let version = source.state.master_version + 1;
         let definition = Arc::clone(&source.definition);
@@ -143,14 +158,16 @@ impl Engine {
             }
         }
         *lock(&runtime.pane_trouble) = trouble;
+        let keys = write_unsaved(&self.disk, &source.state, keys)?;
         let mut written: Vec<String> = panes
             .iter()
             .flat_map(|(_, next)| next.pane.files.iter().map(|file| file.path.clone()))
             .collect();
         let folder = definition.master_folder();
         written.extend(file.iter().map(|file| format!("{folder}/{}", file.path)));
+        written.extend(touched_files(&source.state, &keys));
         let file_bytes = file.as_ref().map(|file| file.bytes);
-        let published = self.publish_flush(stream, part, &definition, file, panes);
+        let published = self.publish_flush(stream, part, &definition, file, panes, keys);
         if published.is_ok() {
             self.meters.moved(stream, part.rows() as u64, file_bytes);
         }
@@ -159,7 +176,8 @@ impl Engine {
         if published.as_ref().err().is_none_or(DataError::is_disk_full) {
             self.publisher.remove_unnamed(&written);
         }
-        Ok(published?)
+        published?;
+        Ok(true)
     }
 
     fn publish_flush(
@@ -169,6 +187,7 @@ impl Engine {
         definition: &StreamDefinition,
         file: Option<MasterFile>,
         panes: Vec<(String, NextPane)>,
+        keys: NextKeys,
     ) -> Result<(), DataError> {
         self.publisher.change(|next| {
             let Some(state) = next.streams.get_mut(stream) else {
@@ -191,6 +210,7 @@ impl Engine {
                 state.definition = definition.clone();
             }
             state.files.extend(file);
+            keys.apply(state);
             for (name, pane) in panes {
                 let Some(view) = next.views.get_mut(&name) else {
                     continue;

@@ -10,6 +10,7 @@
 //! the memory of a request does not grow with its body.
 
 mod intake;
+mod keyed;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,10 +18,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use futures::StreamExt;
-use lambdalake_data::CutRange;
 use lambdalake_data::input::{
-    self, Block, DecoderOptions, Encoding, Format, InputError, InputOptions, Parsed, Target,
+    self, Block, DecoderOptions, Encoding, Format, InputError, InputOptions, Parsed, Rejection,
+    Target,
 };
+use lambdalake_data::keys::{ShardOffsets, StoredBlock};
 use lambdalake_data::schema::{StreamDefinition, columns_of};
 use lambdalake_data::widen::{never_widening, widened};
 use lambdalake_serving::engine::{
@@ -28,16 +30,16 @@ use lambdalake_serving::engine::{
     StreamSpec,
 };
 use lambdalake_speed::SpeedError;
+use lambdalake_speed::keys::BlockKey;
 use lambdalake_speed::writer::Request;
 
-use self::intake::Intake;
+use self::intake::{Intake, Taken};
+use self::keyed::Offered;
 use super::port::{from_data, from_speed, unknown_stream};
 use super::{Engine, StreamRuntime, lock};
 
 /// Rejections listed in an answer; all are counted.
 const LISTED_REJECTIONS: usize = 100;
-/// Stands between a client's key and the number of a block; no client can send it in a header.
-const BLOCK_MARK: char = '\u{1f}';
 /// Columns of one stream, nested ones included.
 const MAX_FIELDS: usize = 2_000;
 /// How often a block is parsed again because another request changed the columns.
@@ -65,13 +67,24 @@ struct Context {
     producer: Option<String>,
     idempotency_key: Option<String>,
     request_id: String,
+    block_bytes: usize,
 }
 
 /// A block, read under a definition; `None` if the stream does not exist and need not.
 struct Prepared {
-    block: Arc<Block>,
+    /// `None` for the mere end of a body.
+    block: Option<Arc<Block>>,
+    key: Option<BlockKey>,
     definition: Option<Arc<StreamDefinition>>,
     parsed: Parsed,
+}
+
+/// What became of a block.
+struct Outcome {
+    stored: StoredBlock,
+    rejections: Vec<Rejection>,
+    /// It is known to be the last one of its body.
+    is_last: bool,
 }
 
 fn from_input(error: InputError) -> EngineError {
@@ -123,11 +136,14 @@ impl Engine {
             None | Some("auto") => None,
             Some(name) => Some(name.parse::<Format>().map_err(from_input)?),
         };
+        // Until this function ends or is dropped, because the client has left.
+        let _running = self.begin_key(&request)?;
+        let block_bytes = self.block_bytes(&request);
         let options = DecoderOptions {
             encoding: request.encoding,
             format,
             content_type: request.content_type,
-            block_bytes: self.settings.ingest_block_bytes,
+            block_bytes,
             max_line_bytes: self.settings.max_line_bytes,
             max_bytes: self.settings.max_body_bytes,
         };
@@ -137,6 +153,7 @@ impl Engine {
             producer: request.producer,
             idempotency_key: request.idempotency_key,
             request_id: request.request_id,
+            block_bytes,
         });
         let mut reply = IngestReply::default();
         let mut blocks = 0;
@@ -161,34 +178,52 @@ impl Engine {
         reply: &mut IngestReply,
         blocks: &mut u64,
     ) -> Result<(), EngineError> {
-        let mut has_ended = false;
+        let (mut has_ended, mut is_last) = (false, false);
         loop {
             if !has_ended && !intake.has_bytes() {
                 let (pieces, is_end) = gather(&mut body).await?;
                 has_ended = is_end;
                 intake.add(pieces, is_end);
             }
-            let shared = Arc::clone(context);
-            let (back, prepared) = self
+            let (shared, number) = (Arc::clone(context), *blocks);
+            let (back, offered) = self
                 .off_io(move |engine| {
-                    let prepared = intake.next_block().map_err(from_input).and_then(|block| {
-                        let prepare = |block| engine.prepare(&shared, Arc::new(block));
-                        block.map(prepare).transpose()
+                    let taken = intake.next_block().map_err(from_input);
+                    let offered = taken.and_then(|taken| {
+                        let offer = |Taken { block, is_last }| {
+                            engine.offer(&shared, number, block, is_last)
+                        };
+                        taken.map(offer).transpose()
                     });
-                    (intake, prepared)
+                    (intake, offered)
                 })
                 .await?;
             intake = back;
-            match prepared? {
-                Some(prepared) => {
-                    let (parsed, range) = self.store(context, *blocks, prepared).await?;
-                    count(reply, parsed, range.as_ref());
-                    *blocks += 1;
-                }
+            let outcome = match offered? {
+                Some(Offered::Store(prepared)) => self.store(context, number, prepared).await?,
+                Some(Offered::Stored(outcome)) => outcome,
+                None if has_ended && !is_last => return self.store_end(context, number).await,
                 None if has_ended => return Ok(()),
-                None => {}
-            }
+                None => continue,
+            };
+            is_last = outcome.is_last;
+            count(reply, outcome);
+            *blocks += 1;
         }
+    }
+
+    /// Remembers that a body with a key ends here.
+    async fn store_end(
+        self: &Arc<Self>,
+        context: &Arc<Context>,
+        number: u64,
+    ) -> Result<(), EngineError> {
+        let shared = Arc::clone(context);
+        let end = self.off_io(move |engine| engine.offer_end(&shared, number));
+        if let Some(end) = end.await?? {
+            self.store(context, number, end).await?;
+        }
+        Ok(())
     }
 
     fn definition(&self, stream: &str) -> Option<Arc<StreamDefinition>> {
@@ -201,13 +236,18 @@ impl Engine {
     fn prepare(
         self: &Arc<Self>,
         context: &Context,
-        block: Arc<Block>,
+        block: Option<Arc<Block>>,
+        key: Option<BlockKey>,
     ) -> Result<Prepared, EngineError> {
+        let Some(block) = block else {
+            return Ok(self.prepare_end(context, key));
+        };
         if self.definition(&context.stream).is_none() {
             let parsed = self.parse(&block, &Arc::new(Schema::empty()), None)?;
             if parsed.batch.num_rows() == 0 {
                 return Ok(Prepared {
-                    block,
+                    block: Some(block),
+                    key,
                     definition: None,
                     parsed,
                 });
@@ -223,7 +263,8 @@ impl Engine {
             };
             if let Some(parsed) = self.parse_widening(&stream, &definition, &block)? {
                 return Ok(Prepared {
-                    block,
+                    block: Some(block),
+                    key,
                     definition: Some(definition),
                     parsed,
                 });
@@ -306,32 +347,40 @@ impl Engine {
         })
     }
 
-    /// Appends a block, and waits until it is on disk and visible. The range is `None` if no row
-    /// was good.
+    /// Appends a block, and waits until it is on disk and visible. One without a good row is
+    /// only appended if it has a key to remember.
     async fn store(
         self: &Arc<Self>,
         context: &Arc<Context>,
         number: u64,
         mut prepared: Prepared,
-    ) -> Result<(Parsed, Option<CutRange>), EngineError> {
+    ) -> Result<Outcome, EngineError> {
         let (mut attempts, mut pauses) = (0, 0);
         loop {
-            let Some(definition) = &prepared.definition else {
-                return Ok((prepared.parsed, None));
+            let is_last = prepared.key.as_ref().is_none_or(|key| key.is_last);
+            let outcome = |parsed: Parsed, stored| Outcome {
+                stored,
+                rejections: parsed.rejections,
+                is_last,
             };
-            if prepared.parsed.batch.num_rows() == 0 {
-                return Ok((prepared.parsed, None));
-            }
-            let stored = self
-                .append(context, number, definition, &prepared.parsed)
-                .await?;
-            match stored {
-                Ok(range) => return Ok((prepared.parsed, Some(range))),
+            let is_empty = prepared.parsed.batch.num_rows() == 0 && prepared.key.is_none();
+            let definition = match &prepared.definition {
+                Some(definition) if !is_empty => definition,
+                _ => {
+                    let nothing = StoredBlock {
+                        rejected: prepared.parsed.rejected,
+                        ..StoredBlock::default()
+                    };
+                    return Ok(outcome(prepared.parsed, nothing));
+                }
+            };
+            match self.append(context, definition, &prepared).await? {
+                Ok(stored) => return Ok(outcome(prepared.parsed, stored)),
                 Err(SpeedError::SchemaMoved { .. }) if attempts + 1 < PARSE_ATTEMPTS => {
                     attempts += 1;
-                    let (shared, block) = (Arc::clone(context), prepared.block);
+                    let (shared, block, key) = (Arc::clone(context), prepared.block, prepared.key);
                     prepared = self
-                        .off_io(move |engine| engine.prepare(&shared, block))
+                        .off_io(move |engine| engine.prepare(&shared, block, key))
                         .await??;
                 }
                 // The first block is refused at once, so that a client can go elsewhere; later
@@ -349,17 +398,13 @@ impl Engine {
     async fn append(
         self: &Arc<Self>,
         context: &Context,
-        number: u64,
         definition: &StreamDefinition,
-        parsed: &Parsed,
-    ) -> Result<Result<CutRange, SpeedError>, EngineError> {
+        prepared: &Prepared,
+    ) -> Result<Result<StoredBlock, SpeedError>, EngineError> {
+        let parsed = &prepared.parsed;
         let runtime = self
             .stream_runtime(&context.stream)
             .ok_or_else(|| in_between(&context.stream))?;
-        let idempotency_key = context.idempotency_key.as_ref().map(|key| match number {
-            0 => key.clone(),
-            number => format!("{key}{BLOCK_MARK}{number}"),
-        });
         let (reply, answered) = tokio::sync::oneshot::channel();
         let queued = runtime.writer.append(Request {
             events: parsed.batch.clone(),
@@ -367,7 +412,8 @@ impl Engine {
             new_fields: parsed.new_fields,
             request_id: context.request_id.clone(),
             producer: context.producer.clone(),
-            idempotency_key,
+            rejected: parsed.rejected,
+            key: prepared.key.clone(),
             reply,
         });
         drop(runtime);
@@ -404,23 +450,19 @@ fn in_between(stream: &str) -> EngineError {
 }
 
 /// Adds what became of a block to what became of its body.
-fn count(reply: &mut IngestReply, parsed: Parsed, range: Option<&CutRange>) {
+fn count(reply: &mut IngestReply, outcome: Outcome) {
     let room = LISTED_REJECTIONS.saturating_sub(reply.errors.len());
-    let errors = parsed.rejections.into_iter().take(room);
+    let errors = outcome.rejections.into_iter().take(room);
     reply.errors.extend(errors.map(|rejection| RowError {
         line: rejection.line,
         code: rejection.code.to_owned(),
         field: rejection.field,
         message: rejection.message,
     }));
-    reply.rejected += parsed.rejected;
-    let Some(range) = range else { return };
-    reply.accepted += range.events();
-    for shard in 0..range.to.shards() {
-        let (from, to) = (range.from.offset(shard), range.to.offset(shard));
-        if from < to {
-            let found = reply.offsets.entry(shard.to_string());
-            found.or_insert(OffsetRange { from, to }).to = to;
-        }
+    reply.rejected += outcome.stored.rejected;
+    for ShardOffsets { shard, from, to } in outcome.stored.offsets {
+        reply.accepted += to - from;
+        let found = reply.offsets.entry(shard.to_string());
+        found.or_insert(OffsetRange { from, to }).to = to;
     }
 }

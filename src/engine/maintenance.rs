@@ -12,6 +12,7 @@ use std::time::Duration;
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 use lambdalake_batch::schedule::{Schedule, Scheduled};
 use lambdalake_serving::engine::ErrorKind;
+use lambdalake_speed::writer::UNSAVED_KEYS;
 
 use super::{Engine, RETRY, StreamRuntime, lock};
 
@@ -79,8 +80,11 @@ impl Engine {
         let now = self.clock.monotonic();
         let since = {
             let mut waiting = lock(&stream.waiting_since);
-            // A Delta table that is behind needs no new events to be rolled forward.
-            if rows == 0 && !stream.mirror_is_behind.load(Ordering::Relaxed) {
+            // A Delta table that is behind needs no new events to be rolled forward, nor do many
+            // keys to be saved.
+            let has_work = stream.mirror_is_behind.load(Ordering::Relaxed)
+                || stream.keys.unsaved_count() >= UNSAVED_KEYS;
+            if rows == 0 && !has_work {
                 *waiting = None;
                 return;
             }

@@ -52,6 +52,16 @@ pub(super) fn from_view(error: ViewError) -> EngineError {
 pub(super) fn from_speed(error: SpeedError) -> EngineError {
     match error {
         SpeedError::Busy { .. } => EngineError::new(ErrorKind::Busy, "busy", error.to_string()),
+        SpeedError::KeyReused { .. } => EngineError::new(
+            ErrorKind::Mismatch,
+            "idempotency_key_reused",
+            error.to_string(),
+        ),
+        SpeedError::KeyInProgress { .. } => EngineError::new(
+            ErrorKind::InProgress,
+            "idempotency_key_in_progress",
+            error.to_string(),
+        ),
         SpeedError::SchemaMoved { .. } => EngineError::new(
             ErrorKind::Busy,
             "schema_moving",

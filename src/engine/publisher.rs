@@ -13,7 +13,9 @@ use anyhow::Context;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use datafusion::error::DataFusionError;
-use lambdalake_data::publication::{Publication, PublicationLog, StatesFile, ViewState};
+use lambdalake_data::publication::{
+    Publication, PublicationLog, StatesFile, StreamState, ViewState,
+};
 use lambdalake_data::schema::{StreamDefinition, schema_of, stored_schema};
 use lambdalake_data::tail::TailPart;
 use lambdalake_data::{Disk, disk};
@@ -334,6 +336,7 @@ impl Publisher {
             .views
             .values()
             .flat_map(|view| states_files(view).map(|file| file.path.as_str()))
+            .chain(publication.streams.values().flat_map(|s| keys_paths(s)))
             .collect();
         let is_master_file = |path: &str| {
             publication.streams.values().any(|stream| {
@@ -373,7 +376,7 @@ impl Publisher {
             let is_data = path.ends_with(".parquet") && !path.contains("/_delta_log/");
             folders.contains(&folder) && (!is_data || master.contains(path))
         };
-        for root in ["views", "streams", "log"] {
+        for root in ["views", "streams", "log", "keys"] {
             for info in self.disk.list(root)? {
                 if !named.contains(&info.path) && !is_kept(&info.path) {
                     tracing::info!(path = info.path, "removing a file that nothing names");
@@ -385,7 +388,11 @@ impl Publisher {
     }
 }
 
-/// Every states file and master folder an entry names.
+fn keys_paths(stream: &StreamState) -> impl Iterator<Item = &str> {
+    stream.keys.iter().map(|file| file.path.as_str())
+}
+
+/// Every states file, keys file and master folder an entry names.
 fn names(publication: &Publication) -> BTreeSet<String> {
     let files = publication
         .views
@@ -395,7 +402,12 @@ fn names(publication: &Publication) -> BTreeSet<String> {
         .streams
         .values()
         .map(|stream| stream.definition.master_folder());
-    files.map(|file| file.path.clone()).chain(folders).collect()
+    let keys = publication.streams.values().flat_map(|s| keys_paths(s));
+    files
+        .map(|file| file.path.clone())
+        .chain(folders)
+        .chain(keys.map(str::to_owned))
+        .collect()
 }
 
 pub fn states_files(state: &ViewState) -> impl Iterator<Item = &StatesFile> {

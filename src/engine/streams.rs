@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use datafusion::arrow::datatypes::{Field, Schema};
 use lambdalake_data::delta::DeltaMirror;
+use lambdalake_data::keys::KeysFile;
 use lambdalake_data::log::Log;
 use lambdalake_data::publication::{Comments, StreamState, ViewState};
 use lambdalake_data::schema::{Column, StreamDefinition, columns_of};
@@ -11,9 +12,11 @@ use lambdalake_data::widen::widened;
 use lambdalake_data::{Cut, DataError};
 use lambdalake_serving::engine::{EngineError, ErrorKind, StreamSpec, ViewSpec};
 use lambdalake_speed::SpeedError;
-use lambdalake_speed::writer::{StreamWriter, WriterHandle, WriterLimits};
+use lambdalake_speed::keys::{RememberedKeys, Window};
+use lambdalake_speed::writer::{Replayed, StreamWriter, WriterHandle, WriterLimits};
 use lambdalake_views::View;
 
+use super::keys::load_keys;
 use super::port::{from_data, from_view};
 use super::{Engine, StreamRuntime, lock};
 
@@ -34,15 +37,26 @@ impl Engine {
         self: &Arc<Self>,
         definition: &StreamDefinition,
         flushed: &Cut,
+        saved_keys: &[KeysFile],
     ) -> Result<(), SpeedError> {
-        let mut replayed = Vec::new();
+        let window = Window {
+            age: self.settings.idempotency_window,
+            keys: self.settings.idempotency_keys,
+        };
+        let keys = Arc::new(RememberedKeys::new(
+            &definition.name,
+            window,
+            Arc::clone(&self.running_keys),
+            load_keys(self.disk.as_ref(), saved_keys)?,
+        ));
+        let mut frames = Vec::new();
         let log = Log::open(
             Arc::clone(&self.disk),
             &definition.log_folder(),
             self.settings.log_segment_bytes,
             flushed,
             &mut |header, events| {
-                replayed.push((header, events));
+                frames.push((header, events));
                 Ok(())
             },
         )?;
@@ -56,8 +70,8 @@ impl Engine {
         let writer = StreamWriter::recover(
             definition.clone(),
             flushed,
-            log,
-            replayed,
+            Replayed { log, frames },
+            Arc::clone(&keys),
             Arc::clone(&self.clock),
             limits,
             Box::new(move |tail| publisher.set_tail(tail)),
@@ -70,6 +84,7 @@ impl Engine {
         let runtime = StreamRuntime {
             definition: definition.clone(),
             writer,
+            keys,
             flush: Mutex::new(DeltaMirror::new(Arc::clone(&self.disk), definition)),
             mirror_is_behind: true.into(),
             waiting_since: Mutex::default(),
@@ -136,13 +151,14 @@ impl Engine {
                 files: Vec::new(),
                 created_at_micros: now,
                 comments: spec.comments.clone(),
+                keys: Vec::new(),
             };
             next.streams.insert(spec.name.clone(), Arc::new(state));
             Ok(Some(definition))
         });
         match made.map_err(ChangeError::into_engine)? {
             Some(definition) => {
-                let started = self.start_stream(&definition, &Cut::start(shards));
+                let started = self.start_stream(&definition, &Cut::start(shards), &[]);
                 if started.is_err() {
                     // A stream without a writer would be in everybody's way until a restart.
                     self.remove_stream(&spec.name, true)?;
@@ -266,6 +282,8 @@ impl Engine {
             drop(runtime);
             self.publisher.remove_tail(&definition);
             self.disk.remove_folder(&log).map_err(from_data)?;
+            let keys = definition.keys_folder();
+            self.disk.remove_folder(&keys).map_err(from_data)?;
         }
         Ok(())
     }

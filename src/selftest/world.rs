@@ -181,9 +181,7 @@ impl World {
                 let Some(model) = &self.slots[*stream].model else {
                     return Ok(());
                 };
-                let keyed = |(_, request): &(usize, &Request)| {
-                    request.key.is_some() && request.fate != Fate::Stored
-                };
+                let keyed = |(_, request): &(usize, &Request)| request.key.is_some();
                 let keyed: Vec<usize> = model
                     .requests
                     .iter()
@@ -504,7 +502,10 @@ impl World {
         let of_streams = snapshot.streams.values().flat_map(|stream| {
             let folder = stream.definition.master_folder();
             let named = |file: &MasterFile| (format!("{folder}/{}", file.path), file.crc32c);
-            stream.state.files.iter().map(named).collect::<Vec<_>>()
+            let keys = stream.state.keys.iter();
+            let keys = keys.map(|file| (file.path.clone(), file.crc32c));
+            let files = stream.state.files.iter().map(named);
+            files.chain(keys).collect::<Vec<_>>()
         });
         let of_views = snapshot.views.values().flat_map(|view| {
             let files = states_files(&view.state);

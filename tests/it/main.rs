@@ -10,6 +10,7 @@ mod docs;
 mod equivalence;
 mod failed_workers;
 mod health;
+mod idempotency;
 mod insert;
 mod invariant;
 mod layering;

@@ -32,6 +32,8 @@ const CASES: &[(&str, fn())] = &[
     ("max_line_bytes", max_line_bytes),
     ("ingest_queue_requests", ingest_queue_requests),
     ("group_commit_requests", group_commit_requests),
+    ("idempotency_window", idempotency_window),
+    ("idempotency_keys", idempotency_keys),
     ("query_memory_bytes", query_memory_bytes),
     ("batch_memory_bytes", batch_memory_bytes),
     ("speed_memory_bytes", speed_memory_bytes),
@@ -138,7 +140,7 @@ fn refused(answer: &Answer, status: u16, code: &str) {
 }
 
 /// Asks until it is so; some settings act in the background.
-fn until(what: &str, is_so: impl Fn() -> bool) {
+pub fn until(what: &str, is_so: impl Fn() -> bool) {
     for _ in 0..400 {
         if is_so() {
             return;
@@ -442,6 +444,45 @@ fn slow_query() {
             .all(|part| line.contains(part))
         })
     });
+}
+
+/// What is stored after a first and a last body, and the first once more after a pause.
+fn stored_with_keys(flags: &[&str], restarts: bool) -> Value {
+    let Run { mut server, folder } = run(flags);
+    let send = |server: &Server, key: &str| {
+        let headers = [("idempotency-key", key)];
+        let path = "/api/v1/streams/s/events";
+        let answer = server.post(path, &headers, rows(1).as_bytes());
+        assert_eq!(answer.status, 200, "{}", answer.text);
+    };
+    send(&server, "first");
+    send(&server, "last");
+    std::thread::sleep(Duration::from_millis(300));
+    if restarts {
+        server.sql("FLUSH s");
+        server.stop();
+        server = Server::start(folder.path(), flags);
+    }
+    send(&server, "first");
+    server.value("SELECT count(*) FROM s")
+}
+
+fn idempotency_window() {
+    for restarts in [false, true] {
+        let brief = ["--idempotency-window", "200ms"];
+        assert_eq!(stored_with_keys(&brief, restarts), 3);
+        let long = ["--idempotency-window", "1h"];
+        assert_eq!(stored_with_keys(&long, restarts), 2);
+    }
+}
+
+fn idempotency_keys() {
+    for restarts in [false, true] {
+        let few = ["--idempotency-keys", "1"];
+        assert_eq!(stored_with_keys(&few, restarts), 3);
+        let enough = ["--idempotency-keys", "2"];
+        assert_eq!(stored_with_keys(&enough, restarts), 2);
+    }
 }
 
 fn log_format() {

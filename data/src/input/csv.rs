@@ -18,6 +18,12 @@ pub struct Header {
     names: Vec<String>,
 }
 
+impl Header {
+    pub(super) fn names(&self) -> &[String] {
+        &self.names
+    }
+}
+
 /// Reads the header, which is a record of its own.
 pub(super) fn header(record: &[u8], line: u64) -> Result<Header, InputError> {
     let invalid = |message: String| InputError::Invalid {

@@ -60,6 +60,7 @@ fn frame(group: u64, from: u64, to: u64) -> Vec<u8> {
         new_columns: None,
         range: CutRange::new(cut(from), cut(to)),
         idempotency_key: None,
+        block: None,
     };
     Frame {
         header,
@@ -174,7 +175,10 @@ fn segments_are_forgotten_only_when_they_are_covered() {
     for from in 0..4 {
         append(&mut log, &[(from, from + 1)]);
     }
-    log.forget(&cut(2)).unwrap();
+    log.forget(&cut(2), 0).unwrap();
+    let kept = || disk.list("log/s-1").unwrap().len();
+    assert_eq!(kept(), 4, "keys of its groups are not saved yet");
+    log.forget(&cut(2), log.last_group()).unwrap();
     drop(log);
     let replayed = open(&disk, 0).1;
     let first = replayed.first().unwrap().0;
@@ -248,6 +252,7 @@ fn delta_is_rolled_forward_once_whatever_was_missed() {
         files: Vec::new(),
         created_at_micros: 0,
         comments: Default::default(),
+        keys: Vec::new(),
     };
     let mut mirror = DeltaMirror::new(Arc::clone(&shared), &definition());
     for (version, skip) in [(1, false), (2, true), (3, false), (4, false)] {

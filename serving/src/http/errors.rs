@@ -53,7 +53,7 @@ impl Failure {
                 .headers_mut()
                 .insert(header::ALLOW, HeaderValue::from_static(allow));
         }
-        if matches!(error.kind, ErrorKind::Busy | ErrorKind::Unavailable) {
+        if is_passing(error.kind) {
             retry_later(&mut response);
         }
         if is_query && let Ok(id) = HeaderValue::from_str(id) {
@@ -68,10 +68,16 @@ pub(super) fn partial(mut body: serde_json::Value, error: &EngineError, id: &str
     log(error, id);
     body["error"] = error_json(error);
     let mut response = json_response(status(error.kind), &body);
-    if matches!(error.kind, ErrorKind::Busy | ErrorKind::Unavailable) {
+    if is_passing(error.kind) {
         retry_later(&mut response);
     }
     response
+}
+
+/// The same request may well succeed shortly.
+fn is_passing(kind: ErrorKind) -> bool {
+    use ErrorKind::{Busy, InProgress, Unavailable};
+    matches!(kind, Busy | InProgress | Unavailable)
 }
 
 /// The `error` object.
@@ -110,10 +116,10 @@ fn status(kind: ErrorKind) -> StatusCode {
         ErrorKind::NotFound => StatusCode::NOT_FOUND,
         ErrorKind::NotAcceptable => StatusCode::NOT_ACCEPTABLE,
         ErrorKind::Timeout => StatusCode::REQUEST_TIMEOUT,
-        ErrorKind::Conflict => StatusCode::CONFLICT,
+        ErrorKind::Conflict | ErrorKind::InProgress => StatusCode::CONFLICT,
         ErrorKind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         ErrorKind::UnsupportedMedia => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-        ErrorKind::OutOfMemory => StatusCode::UNPROCESSABLE_ENTITY,
+        ErrorKind::OutOfMemory | ErrorKind::Mismatch => StatusCode::UNPROCESSABLE_ENTITY,
         ErrorKind::Busy => StatusCode::TOO_MANY_REQUESTS,
         ErrorKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         ErrorKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,

@@ -11,9 +11,6 @@ use super::{App, json_response};
 use crate::engine::IngestRequest;
 use crate::error::{EngineError, ErrorKind};
 
-/// Characters of an idempotency key: it is stored with the request's frame.
-const MAX_KEY_CHARS: usize = 255;
-
 /// Takes one body of events. 200 if any row was taken or none was there; 400 with the same body
 /// and an `error` if there were rows and none was valid. If only the beginning of a body could
 /// be stored, the status is that of the error, with the counts beside it.
@@ -29,17 +26,7 @@ pub(super) async fn events(
     params.finish()?;
     let encoding = encoding(&request)?;
     let content_type = request.header("content-type")?.map(str::to_owned);
-    let idempotency_key = request.header("idempotency-key")?.map(str::to_owned);
-    if idempotency_key
-        .as_ref()
-        .is_some_and(|key| key.is_empty() || key.len() > MAX_KEY_CHARS)
-    {
-        return Err(EngineError::bad_request(
-            "invalid_header",
-            format!("an Idempotency-Key has 1 to {MAX_KEY_CHARS} characters"),
-        )
-        .into());
-    }
+    let idempotency_key = request.idempotency_key()?;
     let body = request.pieces(app, app.limits.body_bytes)?;
     let answered = app
         .engine

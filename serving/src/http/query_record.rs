@@ -134,7 +134,7 @@ fn outcome(error: &EngineError) -> &'static str {
         ErrorKind::BadRequest => "bad_request",
         ErrorKind::NotFound => "not_found",
         ErrorKind::Timeout => "timeout",
-        ErrorKind::Conflict => "conflict",
+        ErrorKind::Conflict | ErrorKind::InProgress | ErrorKind::Mismatch => "conflict",
         ErrorKind::TooLarge => "too_large",
         ErrorKind::UnsupportedMedia => "unsupported_media",
         ErrorKind::NotAcceptable => "not_acceptable",

@@ -23,6 +23,9 @@ const DRAIN_BYTES: usize = 16 * 1024 * 1024;
 /// How long a refused body is read and thrown away.
 const DRAIN_TIME: Duration = Duration::from_secs(2);
 
+/// Characters of an idempotency key: it is stored with the request's frame.
+const MAX_KEY_CHARS: usize = 255;
+
 type BodyStream = Pin<Box<dyn Stream<Item = Result<Bytes, warp::Error>> + Send>>;
 
 /// A request whose path is known.
@@ -110,6 +113,32 @@ impl Request {
             )
             .because(error)),
         }
+    }
+
+    /// The client's idempotency key.
+    pub(super) fn idempotency_key(&self) -> Result<Option<String>, EngineError> {
+        let invalid = |message: String| Err(EngineError::bad_request("invalid_header", message));
+        if self.headers.get_all("idempotency-key").iter().count() > 1 {
+            return invalid("a request has one Idempotency-Key, not several".to_owned());
+        }
+        match self.header("idempotency-key")? {
+            Some(key) if key.is_empty() || key.len() > MAX_KEY_CHARS => invalid(format!(
+                "an Idempotency-Key has 1 to {MAX_KEY_CHARS} characters"
+            )),
+            key => Ok(key.map(str::to_owned)),
+        }
+    }
+
+    /// Refuses an idempotency key where a repeated request could not be recognised.
+    pub(super) fn refuse_idempotency_key(&self) -> Result<(), EngineError> {
+        if !self.headers.contains_key("idempotency-key") {
+            return Ok(());
+        }
+        Err(EngineError::bad_request(
+            "invalid_header",
+            "a statement takes no Idempotency-Key: leave it out, or send events to \
+             /api/v1/streams/{stream}/events with it",
+        ))
     }
 
     /// What the handler will leave of the body.

@@ -29,6 +29,7 @@ pub(super) async fn sql(
     names: &Names,
 ) -> Result<Response, Failure> {
     let is_get = request.method == Method::GET;
+    request.refuse_idempotency_key()?;
     let mut params = request.params()?;
     let headers = request.headers.clone();
     let width = width(&mut params)?;

@@ -71,15 +71,17 @@ impl Drop for Alive {
     }
 }
 
-pub const KINDS: [(ErrorKind, &str, u16); 11] = [
+pub const KINDS: [(ErrorKind, &str, u16); 13] = [
     (ErrorKind::BadRequest, "bad", 400),
     (ErrorKind::NotFound, "missing", 404),
     (ErrorKind::NotAcceptable, "unlike", 406),
     (ErrorKind::Timeout, "late", 408),
     (ErrorKind::Conflict, "exists", 409),
+    (ErrorKind::InProgress, "same", 409),
     (ErrorKind::TooLarge, "large", 413),
     (ErrorKind::UnsupportedMedia, "media", 415),
     (ErrorKind::OutOfMemory, "memory", 422),
+    (ErrorKind::Mismatch, "other", 422),
     (ErrorKind::Busy, "busy", 429),
     (ErrorKind::Internal, "bug", 500),
     (ErrorKind::Unavailable, "away", 503),

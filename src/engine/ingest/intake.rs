@@ -21,6 +21,16 @@ pub(super) struct Intake {
     /// Where spooled bodies lie.
     folder: PathBuf,
     block_bytes: usize,
+    /// The block after the one that was handed out, or why there is none; once the body has
+    /// ended.
+    next: Option<Result<Option<Block>, InputError>>,
+}
+
+/// A block of the body.
+pub(super) struct Taken {
+    pub block: Block,
+    /// The body ends with it. False if that is not known yet.
+    pub is_last: bool,
 }
 
 impl Intake {
@@ -33,6 +43,7 @@ impl Intake {
             spool: None,
             parquet: None,
             folder,
+            next: None,
         }
     }
 
@@ -47,7 +58,22 @@ impl Intake {
     }
 
     /// The next block; `None` if more bytes are needed, or after the last one.
-    pub fn next_block(&mut self) -> Result<Option<Block>, InputError> {
+    pub fn next_block(&mut self) -> Result<Option<Taken>, InputError> {
+        let taken = match self.next.take() {
+            Some(next) => next?,
+            None => self.take_block()?,
+        };
+        let Some(block) = taken else { return Ok(None) };
+        let mut is_last = false;
+        if self.has_ended {
+            let next = self.take_block();
+            is_last = matches!(next, Ok(None));
+            self.next = Some(next);
+        }
+        Ok(Some(Taken { block, is_last }))
+    }
+
+    fn take_block(&mut self) -> Result<Option<Block>, InputError> {
         if let Some(parquet) = &mut self.parquet {
             return parquet.next_block();
         }
