@@ -104,15 +104,16 @@ pub struct ServerArgs {
     are decompressed on the way, whatever the file is called. Rejected lines are reported on \
     stderr as FILE:LINE with the reason, and the good ones around them are kept. A request that \
     the server cannot take yet (429, 503) is sent again after the time it asks for; each one \
-    carries an idempotency key, so a repeated one is not stored twice. Running the command \
-    again does send the file again, unless --idempotency-key is given both times.",
+    carries an idempotency key, so a repeated one is not stored twice. The same goes for the \
+    command: killed and run again on the same file, it stores what is missing. A file that has \
+    changed since is refused. To store a file twice, use --no-idempotency-key.",
     after_help = "\
 Examples:
   lambdalake ingest access_log access.log access.log.1.gz
   lambdalake ingest access_log --format combined /var/log/nginx/access.log
   lambdalake ingest events events.ndjson.zst more.csv archive.parquet
   kubectl logs app | lambdalake ingest events -
-  lambdalake ingest events --idempotency-key load-7 big.csv   may be repeated after a crash
+  zcat *.gz | lambdalake ingest events --idempotency-key load-7 -   may be run again as well
   lambdalake ingest events --json big.csv | jq .accepted
 
 Exit code 2 means that lines were rejected; everything else has been stored."
@@ -126,17 +127,17 @@ pub struct IngestArgs {
     /// Format of the input; auto looks at the beginning of each file.
     #[arg(long, env = "LAMBDALAKE_INGEST_FORMAT", default_value = "auto")]
     pub format: IngestFormat,
-    /// Size of one request. JSON documents, Parquet and Arrow are always one request.
+    /// Size of one request [default: 4MiB]. Only for stdin and with --no-idempotency-key. JSON
+    /// documents, Parquet and Arrow are always one request.
     #[arg(
         long,
         env = "LAMBDALAKE_INGEST_BATCH_BYTES",
         value_name = "SIZE",
-        default_value = "4MiB",
         value_parser = settings::size::<usize>
     )]
-    pub batch_bytes: usize,
-    /// Prefix of the requests' keys. The same command with the same prefix, files and
-    /// --batch-bytes stores nothing twice; chunks that have changed since are stored as new.
+    pub batch_bytes: Option<usize>,
+    /// Prefix of the requests' keys: makes stdin repeatable, and files with the same path and
+    /// first line, of another machine say, other ones.
     #[arg(
         long,
         env = "LAMBDALAKE_INGEST_IDEMPOTENCY_KEY",
@@ -144,6 +145,13 @@ pub struct IngestArgs {
         value_parser = key_prefix
     )]
     pub idempotency_key: Option<String>,
+    /// Store the input even if it was sent before.
+    #[arg(
+        long,
+        env = "LAMBDALAKE_INGEST_NO_IDEMPOTENCY_KEY",
+        conflicts_with = "idempotency_key"
+    )]
+    pub no_idempotency_key: bool,
     /// Print the summary as one JSON object.
     #[arg(long, env = "LAMBDALAKE_INGEST_JSON")]
     pub json: bool,

@@ -202,7 +202,7 @@ impl Client {
         let mut wait = FIRST_WAIT;
         for tries_left in (0..BUSY_TRIES).rev() {
             let response = retry_transport(url, repeat, send)?;
-            if tries_left == 0 || !matches!(response.status().as_u16(), 429 | 503) {
+            if tries_left == 0 || !is_passing(&response) {
                 return Ok(response);
             }
             let asked = retry_after(&response).unwrap_or(wait).min(LONGEST_WAIT);
@@ -299,6 +299,15 @@ fn unreachable_server(url: &Url, source: ureq::Error) -> ClientError {
     ClientError::Unreachable {
         url: url.to_string(),
         source: Box::new(source),
+    }
+}
+
+/// The server asks for the same request again: it is busy, or busy with this very request.
+fn is_passing(response: &Response<Body>) -> bool {
+    match response.status().as_u16() {
+        429 | 503 => true,
+        409 => retry_after(response).is_some(),
+        _ => false,
     }
 }
 

@@ -79,6 +79,7 @@ impl Exit {
             Some(ClientError::BadInput(_)) => Exit::BadInput,
             Some(ClientError::Unreachable { .. }) => Exit::Unreachable,
             Some(ClientError::Refused(refusal)) => match refusal.status {
+                409 if refusal.code == "idempotency_key_in_progress" => Exit::Unreachable,
                 429 | 502..=504 => Exit::Unreachable,
                 408 => Exit::Other, // Query time-out: the query may be good.
                 400..=499 => Exit::BadInput,

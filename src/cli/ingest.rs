@@ -18,6 +18,10 @@ use super::input::Input;
 use super::keys::Keys;
 use super::{ClientError, Exit, Refusal};
 
+/// Size of a request. The keys of a file rest on it: another size would cut it elsewhere.
+const REQUEST_BYTES: usize = 4 << 20;
+/// The server's word for a key that it knows with another body.
+const KEY_REUSED: &str = "idempotency_key_reused";
 /// Rejected lines printed one by one; the others are only counted.
 const MAX_REPORTED_LINES: u64 = 100;
 
@@ -65,6 +69,17 @@ struct Source<'a> {
 }
 
 impl Source<'_> {
+    fn format_name(&self) -> String {
+        let value = self.format.to_possible_value();
+        value.map_or_else(String::new, |value| value.get_name().to_owned())
+    }
+
+    /// It can be cut into requests.
+    fn is_in_lines(&self) -> bool {
+        use IngestFormat::{Arrow, Json, Parquet};
+        !matches!(self.format, Json | Parquet | Arrow)
+    }
+
     fn bad(&self, error: std::io::Error) -> ClientError {
         bad_file(&self.name, error)
     }
@@ -96,6 +111,7 @@ struct RejectedLine {
 
 impl<'a> Sender<'a> {
     fn new(args: &'a IngestArgs) -> anyhow::Result<Sender<'a>> {
+        check_sizes(args)?;
         Ok(Sender {
             client: Client::new(&args.server.url),
             args,
@@ -123,18 +139,32 @@ impl<'a> Sender<'a> {
             format,
             read_bytes: Arc::clone(&read_bytes),
         };
-        self.keys.begin(path);
-        let batch_bytes = self.args.batch_bytes;
+        self.begin_keys(&source, &mut input)
+            .map_err(|error| source.bad(error))?;
+        let batch_bytes = self.args.batch_bytes.unwrap_or(REQUEST_BYTES);
         match format {
-            IngestFormat::Json | IngestFormat::Parquet | IngestFormat::Arrow => {
-                self.whole(&source, input)?;
-            }
+            _ if !source.is_in_lines() => self.whole(&source, input)?,
             IngestFormat::Csv => {
                 self.chunks(&source, LineChunks::csv(input.reader, batch_bytes))?
             }
             _ => self.chunks(&source, LineChunks::new(input.reader, batch_bytes))?,
         }
         self.done_bytes += read_bytes.load(Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn begin_keys(&mut self, source: &Source<'_>, input: &mut Input) -> std::io::Result<()> {
+        if !repeats_keys(self.args, input.is_file) {
+            self.keys.begin_unique();
+            return Ok(());
+        }
+        // Only lines stay what they are when a file grows.
+        let first_line = match source.is_in_lines() {
+            true => input.first_line()?,
+            false => Vec::new(),
+        };
+        let format = source.format_name();
+        self.keys.begin_file(source.path, &format, &first_line);
         Ok(())
     }
 
@@ -145,7 +175,7 @@ impl<'a> Sender<'a> {
     ) -> anyhow::Result<()> {
         for chunk in chunks {
             let chunk = chunk.map_err(|error| source.bad(error))?;
-            let key = self.keys.chunk(source.path, chunk.first_line, &chunk.bytes);
+            let key = self.keys.next();
             let answer = self.send(source, &key, &Payload::Bytes(&chunk.bytes))?;
             let bytes = chunk.bytes.len() as u64;
             self.take_answer(source, &chunk, bytes, answer)?;
@@ -163,8 +193,7 @@ impl<'a> Sender<'a> {
         if bytes == 0 {
             return Ok(());
         }
-        let key = self.keys.file(source.path, &file);
-        let key = key.map_err(|error| source.bad(error))?;
+        let key = self.keys.next();
         // The bar counts stored bytes, which are fewer if they are compressed.
         let stored = source.read_bytes.load(Ordering::Relaxed) as f64;
         let (progress, done) = (self.progress.clone(), self.done_bytes);
@@ -204,6 +233,9 @@ impl<'a> Sender<'a> {
                 }
                 .into());
             }
+            _ if answer.body["error"]["code"] == KEY_REUSED => {
+                return Err(changed(source, chunk, answer).into());
+            }
             _ => return Err(refused(file, chunk, answer).into()),
         };
         self.totals.accepted += ingested.accepted;
@@ -222,11 +254,10 @@ impl<'a> Sender<'a> {
         key: &str,
         payload: &Payload<'_>,
     ) -> Result<Answer, ClientError> {
-        let value = source.format.to_possible_value();
-        let format = value.as_ref().map_or("auto", |value| value.get_name());
+        let format = source.format_name();
         let url = self.client.url(
             &["api", "v1", "streams", &self.args.stream, "events"],
-            &[("format", format)],
+            &[("format", &format)],
         );
         let content_type = match source.format {
             IngestFormat::Ndjson => "application/x-ndjson",
@@ -295,6 +326,44 @@ impl<'a> Sender<'a> {
             "elapsed_ms": self.progress.elapsed().as_millis() as u64,
             "complete": is_complete,
         })
+    }
+}
+
+/// Whether a second run of the command sends the same keys for this input.
+fn repeats_keys(args: &IngestArgs, is_file: bool) -> bool {
+    !args.no_idempotency_key && (is_file || args.idempotency_key.is_some())
+}
+
+/// Refuses a size of requests where it would make a second run send other requests.
+fn check_sizes(args: &IngestArgs) -> Result<(), ClientError> {
+    let repeats = |path: &PathBuf| repeats_keys(args, path.is_file());
+    if args.batch_bytes.is_none() || !args.files.iter().any(repeats) {
+        return Ok(());
+    }
+    Err(ClientError::BadInput(
+        "--batch-bytes goes with --no-idempotency-key or stdin only: files with keys are always cut \
+         in the same places, so that a second run finds what the first has stored"
+            .to_owned(),
+    ))
+}
+
+/// The server has other bytes under the key of this request.
+fn changed(source: &Source<'_>, chunk: &Chunk, answer: Answer) -> ClientError {
+    let place = match chunk.first_line {
+        1 => "it is not what was sent then, and nothing of it is stored now".to_owned(),
+        line => format!("it differs from line {line} on, or after it; the lines before are stored"),
+    };
+    let name = &source.name;
+    match answer.into_error() {
+        ClientError::Refused(refusal) => ClientError::Refused(Refusal {
+            message: format!(
+                "{name} has changed since it was sent to this stream: {place}. Send what is new as a \
+                 file of its own; or store all of it, also what is there already, with another \
+                 --idempotency-key or with --no-idempotency-key"
+            ),
+            ..refusal
+        }),
+        other => other,
     }
 }
 

@@ -36,6 +36,8 @@ pub struct Input {
     pub reader: Box<dyn Read>,
     /// Bytes read so far, counted before decompression.
     pub read_bytes: Arc<AtomicU64>,
+    /// It is a file, and neither stdin nor another pipe.
+    pub is_file: bool,
     /// The reader's bytes are those of a file that can be opened again.
     is_plain_file: bool,
 }
@@ -61,6 +63,7 @@ impl Input {
         Ok(Input {
             reader,
             read_bytes,
+            is_file: is_regular,
             is_plain_file: is_regular && !is_compressed,
         })
     }
@@ -70,17 +73,31 @@ impl Input {
         if format != IngestFormat::Auto {
             return Ok(format);
         }
+        let head = self.head()?;
+        let format = binary_format(&head)
+            .or_else(|| named_format(path))
+            .unwrap_or_else(|| sniff(&head));
+        Ok(format)
+    }
+
+    /// The first line, or its beginning if it is long.
+    pub fn first_line(&mut self) -> io::Result<Vec<u8>> {
+        let mut head = self.head()?;
+        let end = head.iter().position(|byte| *byte == b'\n');
+        head.truncate(end.unwrap_or(head.len()));
+        Ok(head)
+    }
+
+    /// The beginning, which stays in the reader.
+    fn head(&mut self) -> io::Result<Vec<u8>> {
         let mut head = Vec::new();
         self.reader
             .by_ref()
             .take(HEAD_BYTES)
             .read_to_end(&mut head)?;
-        let format = binary_format(&head)
-            .or_else(|| named_format(path))
-            .unwrap_or_else(|| sniff(&head));
         let rest = std::mem::replace(&mut self.reader, Box::new(io::empty()));
-        self.reader = Box::new(Cursor::new(head).chain(rest));
-        Ok(format)
+        self.reader = Box::new(Cursor::new(head.clone()).chain(rest));
+        Ok(head)
     }
 
     /// The whole input as a file that can be read again and again, and its size: the file

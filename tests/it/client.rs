@@ -138,6 +138,7 @@ fn rejected_lines_are_lines_of_the_file() {
             path,
             "--url",
             url,
+            "--no-idempotency-key",
             "--batch-bytes",
             "16",
         ],

@@ -4,6 +4,7 @@ mod answers;
 mod bad_input;
 mod catalog;
 mod cli;
+mod cli_again;
 mod client;
 mod complex_statements;
 mod docs;
