@@ -111,6 +111,9 @@ pub struct IngestReply {
     /// Per shard the offsets the accepted rows got. Between those of a body of several blocks,
     /// events of other requests may lie.
     pub offsets: BTreeMap<String, OffsetRange>,
+    /// How many of the accepted rows were stored before, by a request with the same key.
+    #[serde(skip)]
+    pub repeated: u64,
     /// Why the rest of the body was not taken, after the rows counted here were.
     #[serde(skip)]
     pub failure: Option<EngineError>,

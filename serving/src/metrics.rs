@@ -81,6 +81,8 @@ metrics! {
 
     INGEST_ROWS: Counter "lambdalake_ingest_rows_total" ["stream"]
         "Rows accepted: on disk and visible.";
+    INGEST_REPEATED: Counter "lambdalake_ingest_repeated_rows_total" ["stream"]
+        "Rows that were sent again and recognised by their idempotency key.";
     INGEST_REJECTED: Counter "lambdalake_ingest_rejected_rows_total" ["stream", "reason"]
         "Rows rejected, by reason; not_listed are those beyond the reasons one answer lists.";
     INGEST_BYTES: Counter "lambdalake_ingest_bytes_total" ["stream"]

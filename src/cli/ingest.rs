@@ -158,8 +158,8 @@ impl<'a> Sender<'a> {
             self.keys.begin_unique();
             return Ok(());
         }
-        // Only lines stay what they are when a file grows.
-        let first_line = match source.is_in_lines() {
+        // Only lines stay what they are when a file grows; a prefix stands for the first one.
+        let first_line = match source.is_in_lines() && self.args.idempotency_key.is_none() {
             true => input.first_line()?,
             false => Vec::new(),
         };

@@ -201,7 +201,11 @@ impl Engine {
             intake = back;
             let outcome = match offered? {
                 Some(Offered::Store(prepared)) => self.store(context, number, prepared).await?,
-                Some(Offered::Stored(outcome)) => outcome,
+                Some(Offered::Stored(outcome)) => {
+                    let rows = outcome.stored.offsets.iter().map(|o| o.to - o.from);
+                    reply.repeated += rows.sum::<u64>();
+                    outcome
+                }
                 None if has_ended && !is_last => return self.store_end(context, number).await,
                 None if has_ended => return Ok(()),
                 None => continue,

@@ -83,7 +83,9 @@ impl EngineMeters {
             }
         };
         count(&names::INGEST_BYTES, &[stream], bytes);
-        count(&names::INGEST_ROWS, &[stream], reply.accepted);
+        let stored = reply.accepted.saturating_sub(reply.repeated);
+        count(&names::INGEST_ROWS, &[stream], stored);
+        count(&names::INGEST_REPEATED, &[stream], reply.repeated);
         for error in &reply.errors {
             count(&names::INGEST_REJECTED, &[stream, &error.code], 1);
         }

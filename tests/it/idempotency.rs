@@ -1,14 +1,21 @@
 //! Requests with an `Idempotency-Key` on the real binary: stored once, answered the same again,
 //! through flushes, restarts and kills.
 
+use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
+use arrow::datatypes::{DataType, Field, Schema};
+use arrow::ipc::writer::StreamWriter;
+use parquet::arrow::ArrowWriter;
 use serde_json::{Value, json};
 
+use super::metrics::sample;
 use super::server::{Answer, Server};
 use super::settings::until;
 
@@ -260,6 +267,59 @@ fn a_body_of_many_blocks_is_one_body() {
         );
     }
     assert_eq!(count(&server), ROWS);
+}
+
+#[test]
+fn tables_are_recognised_after_a_restart() {
+    let fields = vec![
+        Field::new("n", DataType::Int64, true).with_metadata(metadata("field")),
+        Field::new("t", DataType::Utf8, true),
+    ];
+    let schema = Arc::new(Schema::new(fields).with_metadata(metadata("schema")));
+    let numbers = Int64Array::from_iter((0..9_000).map(|n| (n % 7 != 0).then_some(n)));
+    let texts = StringArray::from_iter((0..9_000).map(|n| (n % 3 != 0).then(|| format!("t{n}"))));
+    let columns: Vec<ArrayRef> = vec![Arc::new(numbers), Arc::new(texts)];
+    let batch = RecordBatch::try_new(Arc::clone(&schema), columns).expect("a batch");
+    let mut arrow = StreamWriter::try_new(Vec::new(), &schema).expect("a stream");
+    arrow.write(&batch).expect("written");
+    let mut parquet = ArrowWriter::try_new(Vec::new(), schema, None).expect("a file");
+    parquet.write(&batch).expect("written");
+    let bodies = [
+        ("arrow", arrow.into_inner().expect("ended")),
+        ("parquet", parquet.into_inner().expect("ended")),
+    ];
+    let folder = tempfile::tempdir().expect("a folder");
+    let flags = ["--ingest-block-bytes", "16KiB"];
+    let server = Server::start(folder.path(), &flags);
+    let post = |server: &Server, format: &str, body: &[u8]| {
+        let path = format!("/api/v1/streams/s/events?format={format}");
+        server.post(&path, &[("idempotency-key", format)], body)
+    };
+    let first = bodies
+        .each_ref()
+        .map(|(format, body)| post(&server, format, body).json());
+    server.stop();
+    let server = Server::start(folder.path(), &flags);
+    for ((format, body), first) in bodies.iter().zip(&first) {
+        assert_eq!(first["accepted"], 9_000, "{first}");
+        let again = post(&server, format, body);
+        assert_eq!((again.status, &again.json()), (200, first), "{format}");
+    }
+    refused(&post(&server, "arrow", &bodies[1].1), 400, "invalid_arrow");
+    assert_eq!(count(&server), 18_000);
+    let text = server.get("/metrics").text;
+    let counted = |metric| sample(&text, metric, &[("stream", "s")]);
+    assert_eq!(
+        counted("lambdalake_ingest_repeated_rows_total"),
+        Some(18_000.0)
+    );
+    assert_eq!(counted("lambdalake_ingest_rows_total"), None, "{text}");
+}
+
+/// Entries enough that a map of them has another order in each process.
+fn metadata(of: &str) -> HashMap<String, String> {
+    let entry = |n: u32| (format!("{of}{n}"), n.to_string());
+    (0..12).map(entry).collect()
 }
 
 #[test]
