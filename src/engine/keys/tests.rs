@@ -178,12 +178,21 @@ impl World {
         }
     }
 
-    /// A flush that ends after this many of its steps.
-    fn flush(&mut self, steps: u32) {
+    fn send_some(&mut self, rng: &mut StdRng) {
+        let blocks: Vec<_> = (0..rng.random_range(1..4))
+            // The next block, or one that was sent before.
+            .map(|_| (rng.random_range(0..KEYS), rng.random_range(0..BLOCKS)))
+            .collect();
+        self.send(&blocks, rng.random_range(0..3));
+    }
+
+    /// A flush that ends after this many of its steps. Meanwhile producers go on.
+    fn flush(&mut self, steps: u32, rng: &mut StdRng) {
         let Some(sealed) = self.writer().seal() else {
             return;
         };
         let next = write_unsaved(self.disk.as_ref(), &self.state, &sealed.keys).expect("written");
+        self.send_some(rng);
         if steps < 1 {
             return;
         }
@@ -192,6 +201,7 @@ impl World {
         if let Some(part) = &sealed.part {
             self.state.cut = part.end().clone();
         }
+        self.send_some(rng);
         if steps < 2 {
             return;
         }
@@ -240,20 +250,11 @@ fn no_key_is_lost_or_doubled_whatever_happens_when() {
                 .0
                 .fetch_add(rng.random_range(0..5), Ordering::Relaxed);
             match rng.random_range(0..10) {
-                0..6 => {
-                    let count = rng.random_range(1..4);
-                    let block = |rng: &mut StdRng| {
-                        let key = rng.random_range(0..KEYS);
-                        // The next block, or one that was sent before.
-                        (key, rng.random_range(0..BLOCKS))
-                    };
-                    let blocks: Vec<_> = (0..count).map(|_| block(&mut rng)).collect();
-                    world.send(&blocks, rng.random_range(0..3));
-                }
-                6 | 7 => world.flush(2),
+                0..6 => world.send_some(&mut rng),
+                6 | 7 => world.flush(2, &mut rng),
                 8 => {
                     // A crash in the middle of a flush. Once its entry is published it counts.
-                    world.flush(rng.random_range(0..2));
+                    world.flush(rng.random_range(0..2), &mut rng);
                     world.start();
                 }
                 _ => world.start(),
