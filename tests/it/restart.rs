@@ -2,7 +2,6 @@
 //! there; a producer that retries with its key stores once.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use serde_json::Value;
 
@@ -175,71 +174,4 @@ fn a_request_sent_twice_with_one_key_is_stored_once() {
     assert_eq!(server.value("SELECT count(*) FROM s"), 10);
     send(&server, "two");
     assert_eq!(server.value("SELECT count(*) FROM s"), 20);
-}
-
-#[test]
-fn kill_nine_under_load_loses_and_doubles_nothing() {
-    const CYCLES: u64 = 6;
-    const ROWS: u64 = 40;
-    let folder = tempfile::tempdir().expect("a folder");
-    let acknowledged = AtomicU64::new(0);
-    let mut sent = 0;
-    for cycle in 0..CYCLES {
-        let server = Server::start(folder.path(), &["--flush-rows", "100"]);
-        if cycle == 0 {
-            server.sql("CREATE TABLE s (k TEXT, x BIGINT) WITH (shard_key = 'k', shards = 2)");
-            server.sql(&format!("CREATE MATERIALIZED VIEW v AS {VIEW}"));
-        }
-        let done = acknowledged.load(Ordering::SeqCst);
-        let counted = server
-            .value("SELECT count(*) FROM s")
-            .as_u64()
-            .expect("a count");
-        assert!(
-            (done..=sent).contains(&counted) && counted.is_multiple_of(ROWS),
-            "cycle {cycle}: {counted} events, {done} acknowledged, {sent} sent"
-        );
-        acknowledged.store(counted, Ordering::SeqCst);
-        sent = counted;
-        let sparse = "SELECT count(*) FROM (SELECT _shard FROM s GROUP BY _shard \
-                      HAVING count(*) <> max(_offset) + 1 OR count(DISTINCT _offset) <> count(*))";
-        assert_eq!(server.value(sparse), 0, "offsets are dense");
-        answers(&server);
-
-        let stop = AtomicBool::new(false);
-        let total = AtomicU64::new(sent);
-        let (base, address) = (&server, server.address());
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                while !stop.load(Ordering::SeqCst) {
-                    let from = total.fetch_add(ROWS, Ordering::SeqCst);
-                    if post(&address, "s", &body(from, from + ROWS)) {
-                        acknowledged.fetch_add(ROWS, Ordering::SeqCst);
-                    }
-                }
-            });
-            scope.spawn(|| {
-                while !stop.load(Ordering::SeqCst) {
-                    // Fails when the server is killed; that is what this test is about.
-                    sql(&address, "REFRESH MATERIALIZED VIEW v");
-                }
-            });
-            std::thread::sleep(std::time::Duration::from_millis(300 + 170 * cycle));
-            base.kill_now();
-            stop.store(true, Ordering::SeqCst);
-        });
-        sent = total.load(Ordering::SeqCst);
-    }
-}
-
-/// True if the server acknowledged; false if it refused or was gone.
-fn post(address: &str, stream: &str, body: &str) -> bool {
-    let url = format!("{address}/api/v1/streams/{stream}/events?format=ndjson");
-    ureq::post(url).send(body).is_ok()
-}
-
-fn sql(address: &str, statement: &str) -> bool {
-    ureq::post(format!("{address}/api/v1/sql"))
-        .send(statement)
-        .is_ok()
 }
