@@ -1,6 +1,7 @@
 //! Every row of the error table, and the one shape they all have.
 
 use lambdalake_serving::Limits;
+use lambdalake_serving::error::ErrorKind;
 
 use crate::client::Server;
 use crate::fake::KINDS;
@@ -17,7 +18,7 @@ async fn each_kind_has_its_status() {
         assert_eq!(json["error"]["line"], 3);
         assert_eq!(json["error"]["position"], 14);
         assert!(json.get("query_id").is_none());
-        let waits = matches!(status, 429 | 503);
+        let waits = matches!(status, 429 | 503) || kind == ErrorKind::InProgress;
         assert_eq!(
             response.header("retry-after"),
             waits.then_some("1"),
