@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
+use crate::checked::{KnownFiles, Summing};
 use crate::error::{DataError, Result};
 use crate::files::{Entry, Files, OpenFile, RealFiles};
 
@@ -48,6 +49,8 @@ pub struct Disk {
     /// Folders whose own entry this process has synced. One that is merely there may have
     /// been made by a process that was killed before it could.
     durable_folders: Mutex<HashSet<PathBuf>>,
+    /// Parquet files and what they must be; see [`crate::checked`].
+    pub(crate) known: KnownFiles,
     /// Held while the disk is open; simulated files need none.
     _lock: Option<File>,
 }
@@ -80,6 +83,7 @@ impl Disk {
         let disk = Self {
             files,
             durable_folders: Mutex::default(),
+            known: KnownFiles::default(),
             _lock: lock,
         };
         disk.remove_folder(STAGING)?;
@@ -174,6 +178,7 @@ impl Disk {
             files: Arc::clone(&self.files),
             staging,
             target: PathBuf::from(path),
+            summing: self.known.summing(path),
         })
     }
 
@@ -191,19 +196,23 @@ impl Disk {
             .map_err(|e| self.failed("truncate", Path::new(path), e))
     }
 
-    pub fn read(&self, path: &str) -> Result<Option<Bytes>> {
+    pub(crate) fn read_unchecked(&self, path: &str) -> Result<Option<Bytes>> {
         let path = Path::new(path);
         let read = self.absent_is_none(self.files.read(path), "read", path)?;
         Ok(read.map(Bytes::from))
     }
 
-    pub fn read_range(&self, path: &str, range: Range<u64>) -> Result<Option<Bytes>> {
+    pub(crate) fn read_range_unchecked(
+        &self,
+        path: &str,
+        range: Range<u64>,
+    ) -> Result<Option<Bytes>> {
         let path = Path::new(path);
         let read = self.absent_is_none(self.files.read_at(path, range), "read", path)?;
         Ok(read.map(Bytes::from))
     }
 
-    pub fn head(&self, path: &str) -> Result<Option<FileInfo>> {
+    pub(crate) fn head_unchecked(&self, path: &str) -> Result<Option<FileInfo>> {
         let path = Path::new(path);
         let found = self.absent_is_none(self.files.entry(path), "look at", path)?;
         let file = found.filter(|entry| !entry.is_folder);
@@ -229,6 +238,7 @@ impl Disk {
     }
 
     pub fn remove(&self, path: &str) -> Result<()> {
+        self.known.forget(|known| known == path);
         let path = Path::new(path);
         self.absent_is_none(self.files.remove_file(path), "remove", path)?;
         Ok(())
@@ -242,6 +252,8 @@ impl Disk {
     }
 
     pub fn remove_folder(&self, folder: &str) -> Result<()> {
+        let inside = format!("{folder}/");
+        self.known.forget(|known| known.starts_with(&inside));
         let path = Path::new(folder);
         self.absent_is_none(self.files.remove_folder(path), "remove folder", path)?;
         self.durable_folders()
@@ -282,6 +294,7 @@ pub struct StagedFile {
     files: Arc<dyn Files>,
     staging: PathBuf,
     target: PathBuf,
+    summing: Option<Summing>,
 }
 
 impl StagedFile {
@@ -290,6 +303,9 @@ impl StagedFile {
     }
 
     pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        if let Some(summing) = &mut self.summing {
+            summing.add(bytes);
+        }
         self.file
             .append(bytes)
             .map_err(|e| self.failed("write", &self.staging, e))
@@ -299,7 +315,12 @@ impl StagedFile {
     pub fn publish(mut self) -> Result<()> {
         self.sync()?;
         match self.files.link(&self.staging, &self.target) {
-            Ok(()) => self.sync_target_folder(),
+            Ok(()) => {
+                if let Some(summing) = self.summing.take() {
+                    summing.published();
+                }
+                self.sync_target_folder()
+            }
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Err(DataError::Exists {
                 path: self.files.shown(&self.target),
             }),

@@ -5,6 +5,7 @@
 //! by the layers above. It depends on no other crate of the workspace.
 
 pub mod bounds;
+mod checked;
 pub mod clock;
 pub mod cut;
 pub mod delta;
