@@ -12,6 +12,7 @@
 
 mod columns;
 mod comments;
+mod damage;
 mod describe;
 mod flush;
 mod health;
@@ -94,6 +95,8 @@ pub struct Engine {
     running_keys: Arc<RunningKeys>,
     /// Views whose states began anew and wait for a recompute.
     to_fill: Mutex<BTreeSet<String>>,
+    /// Master files found damaged while the engine runs, and what is wrong with them.
+    damaged_master: Mutex<BTreeMap<String, String>>,
     /// Real folder for bodies that have to be whole before they can be read.
     spool: PathBuf,
     maintenance: Mutex<Option<maintenance::Maintenance>>,
@@ -177,7 +180,6 @@ impl Engine {
             mapper.clone(),
             settings.view_state_budget_bytes,
         )?;
-        publisher.remove_orphans()?;
         let engine = Arc::new(Self {
             history: History::open(Arc::clone(&disk))?,
             batch_task: task_context(batch_env, cores.div_ceil(2)),
@@ -191,6 +193,7 @@ impl Engine {
             running: Mutex::default(),
             running_keys: Arc::default(),
             to_fill: Mutex::default(),
+            damaged_master: Mutex::default(),
             spool: spill,
             maintenance: Mutex::default(),
             meters,
@@ -199,10 +202,12 @@ impl Engine {
             compute,
             batch,
         });
+        damage::expect_all(&engine.disk, &engine.publisher.publication());
         for state in engine.publisher.publication().streams.values() {
-            engine.check_master_files(state)?;
-            engine.start_stream(&state.definition, &state.cut, &state.keys)?;
+            engine.start_or_stop(state);
         }
+        engine.publisher.remove_orphans()?;
+        engine.rebuild_broken_states();
         if has_upkeep {
             *lock(&engine.maintenance) = Some(maintenance::Maintenance::start(&engine)?);
         }
@@ -246,27 +251,6 @@ impl Engine {
 
     fn stream_runtime(&self, name: &str) -> Option<Arc<StreamRuntime>> {
         lock(&self.streams).get(name).cloned()
-    }
-
-    fn check_master_files(
-        &self,
-        state: &lambdalake_data::publication::StreamState,
-    ) -> anyhow::Result<()> {
-        let folder = state.definition.master_folder();
-        for file in &state.files {
-            let path = format!("{folder}/{}", file.path);
-            let found = self.disk.head(&path)?.map(|info| info.bytes);
-            anyhow::ensure!(
-                found == Some(file.bytes),
-                "{path} of the master dataset of stream {} is {}; restore it from a backup",
-                state.definition.name,
-                found.map_or_else(
-                    || "missing".to_owned(),
-                    |bytes| format!("{bytes} bytes long where {} were published", file.bytes)
-                )
-            );
-        }
-        Ok(())
     }
 }
 

@@ -21,6 +21,7 @@ use lambdalake_serving::snapshot::{ViewSnapshot, scan_files};
 use lambdalake_speed::keys::UnsavedKeys;
 use lambdalake_speed::writer::Sealed;
 
+use super::damage::Damage;
 use super::keys::{NextKeys, touched_files, write_unsaved};
 use super::rewrite::outdated;
 use super::{Engine, StreamRuntime, lock};
@@ -154,6 +155,9 @@ impl Engine {
                         "no pane stored; these events are mapped from the master dataset"
                     );
                     trouble = Some(format!("no pane of view {view} stored: {error:#}"));
+                    if let Some(damage) = Damage::in_error(error.as_ref()) {
+                        self.note(&damage);
+                    }
                 }
             }
         }

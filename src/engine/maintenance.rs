@@ -118,6 +118,7 @@ impl Engine {
         let publication = self.publisher.publication();
         let now = self.clock.now_micros();
         let views = publication.views.values().filter_map(|view| {
+            self.refuse_stopped(&view.stream).ok()?;
             let made = view
                 .version
                 .as_ref()

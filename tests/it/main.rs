@@ -7,6 +7,7 @@ mod cli;
 mod cli_again;
 mod client;
 mod complex_statements;
+mod damage;
 mod docs;
 mod equivalence;
 mod failed_workers;
