@@ -7,10 +7,11 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
 use lambdalake_data::keys::{BlockMark, StoredBlock, offsets_of};
 use lambdalake_data::log::{Frame, FrameHeader, Log};
 use lambdalake_data::schema::{StreamDefinition, adapt};
@@ -31,6 +32,10 @@ const MERGED_CHUNK_ROWS: usize = 65_536;
 /// Keys of requests without events that wait for the next flush, beyond which they are reason
 /// enough for one: their frames are what keeps the log from being forgotten.
 pub const UNSAVED_KEYS: usize = 10_000;
+
+/// Without a request for this long, the end of the log is marked: from then on damage to the last
+/// group can be told from a group that was never finished.
+const IDLE: Duration = Duration::from_secs(1);
 
 /// Bounds of one stream's writer.
 #[derive(Clone, Debug)]
@@ -255,6 +260,38 @@ impl StreamWriter {
             return;
         }
         self.apply(group, definition, end, now);
+    }
+
+    /// Appends an empty group behind the last one, if that has events.
+    fn mark_end(&mut self) {
+        let Some(last) = self.tail.last_ingested_at_micros else {
+            return;
+        };
+        if self.log.is_marked() {
+            return;
+        }
+        let definition = &self.tail.definition;
+        let mark = Frame {
+            header: FrameHeader {
+                group: self.log.next_group(),
+                is_first: true,
+                request_id: "mark".to_owned(),
+                ingested_at_micros: last,
+                schema_id: definition.schema_id,
+                new_columns: None,
+                range: CutRange::new(self.tail.end.clone(), self.tail.end.clone()),
+                idempotency_key: None,
+                block: None,
+            },
+            events: RecordBatch::new_empty(definition.stored_schema()),
+        };
+        if let Err(error) = self.log.mark(&mark) {
+            tracing::warn!(stream = definition.name, %error, "the end of the log is not marked");
+            if !error.is_disk_full() {
+                let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+                failure.get_or_insert_with(|| error.to_string());
+            }
+        }
     }
 
     /// Answers a request whose block was stored before; gives back any other. Who sends it
@@ -632,10 +669,22 @@ impl Drop for WriterHandle {
     }
 }
 
+/// The next command; `None` once nobody can send one. A writer that has been idle for a moment
+/// marks the end of its log.
+fn receive(writer: &mut StreamWriter, queue: &Receiver<Command>) -> Option<Command> {
+    if !writer.log.is_marked() {
+        match queue.recv_timeout(IDLE) {
+            Err(RecvTimeoutError::Timeout) => writer.mark_end(),
+            received => return received.ok(),
+        }
+    }
+    queue.recv().ok()
+}
+
 fn run(writer: &mut StreamWriter, queue: &Receiver<Command>) {
     let mut waiting = Vec::new();
     let mut next = None;
-    while let Some(command) = next.take().or_else(|| queue.recv().ok()) {
+    while let Some(command) = next.take().or_else(|| receive(writer, queue)) {
         match command {
             Command::Append(request) => {
                 waiting.push(*request);
@@ -662,7 +711,10 @@ fn run(writer: &mut StreamWriter, queue: &Receiver<Command>) {
                 }
             }
             Command::Forget(covered, saved_group) => writer.forget(&covered, saved_group),
-            Command::Stop => return,
+            Command::Stop => {
+                writer.mark_end();
+                return;
+            }
         }
     }
 }
