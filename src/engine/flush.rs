@@ -72,7 +72,15 @@ impl Engine {
             // Rolled forward once outdated files are written again (see `rewrite`).
             Some(state) if outdated(state).next().is_some() => Ok(()),
             Some(state) if state.definition.incarnation == stream.definition.incarnation => {
-                Ok(self.compute.block_on(mirror.roll_forward(state))?)
+                if let Some(reason) = self.compute.block_on(mirror.roll_forward(state))? {
+                    self.count_damage("delta", 1);
+                    tracing::error!(
+                        stream = stream.definition.name,
+                        reason,
+                        "the Delta log was damaged and is made again; its history begins anew"
+                    );
+                }
+                Ok(())
             }
             _ => Ok(()),
         }
