@@ -21,9 +21,9 @@ mod keys;
 mod maintenance;
 mod meters;
 mod port;
-mod publisher;
+pub(crate) mod publisher;
 mod recompute;
-mod rewrite;
+pub(crate) mod rewrite;
 mod streams;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -49,6 +49,7 @@ use lambdalake_views::PLANNING_STACK_BYTES;
 use tokio::runtime::Runtime;
 
 use crate::settings::Settings;
+pub(crate) use damage::expect_all;
 pub use port::Port;
 use publisher::Publisher;
 pub use publisher::states_files;

@@ -20,6 +20,7 @@ use bytes::Bytes;
 use crate::checked::{KnownFiles, Summing};
 use crate::error::{DataError, Result};
 use crate::files::{Entry, Files, OpenFile, RealFiles};
+use crate::read_only::ReadOnlyFiles;
 
 /// Folder of half-written shared files; emptied at start.
 pub const STAGING: &str = "staging";
@@ -70,12 +71,32 @@ impl Disk {
             .write(true)
             .open(&path)
             .map_err(|e| DataError::io("open", &path, e))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(std::fs::TryLockError::WouldBlock) => return Err(DataError::Locked { path: root }),
-            Err(std::fs::TryLockError::Error(e)) => return Err(DataError::io("lock", &path, e)),
-        }
+        take(&lock, &root)?;
         Self::open_on(Arc::new(RealFiles::new(root)), Some(lock))
+    }
+
+    /// Opens a folder that is there to look at it: nothing in it is made, cleared or changed.
+    /// Takes its lock all the same, so that nobody else changes it meanwhile.
+    pub fn open_read_only(root: &Path) -> Result<Arc<Self>> {
+        let root = root
+            .canonicalize()
+            .map_err(|e| DataError::io("open", root, e))?;
+        let path = root.join("lock");
+        let lock = match File::open(&path) {
+            Ok(lock) => Some(lock),
+            // No server has been here, as in a copy that left it out.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+            Err(e) => return Err(DataError::io("open", &path, e)),
+        };
+        if let Some(lock) = &lock {
+            take(lock, &root)?;
+        }
+        Ok(Arc::new(Self {
+            files: Arc::new(ReadOnlyFiles(RealFiles::new(root))),
+            durable_folders: Mutex::default(),
+            known: KnownFiles::default(),
+            _lock: lock,
+        }))
     }
 
     /// The same over any files; `lock` is kept as long as the disk.
@@ -259,6 +280,16 @@ impl Disk {
         self.durable_folders()
             .retain(|known| !known.starts_with(folder));
         Ok(())
+    }
+}
+
+fn take(lock: &File, root: &Path) -> Result<()> {
+    match lock.try_lock() {
+        Ok(()) => Ok(()),
+        Err(std::fs::TryLockError::WouldBlock) => Err(DataError::Locked {
+            path: root.to_path_buf(),
+        }),
+        Err(std::fs::TryLockError::Error(e)) => Err(DataError::io("lock", root, e)),
     }
 }
 

@@ -61,7 +61,7 @@ pub(super) enum Found {
 }
 
 /// Makes every Parquet file that an entry names known to the disk that checks them.
-pub(super) fn expect_all(disk: &Disk, publication: &Publication) {
+pub(crate) fn expect_all(disk: &Disk, publication: &Publication) {
     for stream in publication.streams.values() {
         let folder = stream.definition.master_folder();
         for file in &stream.files {

@@ -28,6 +28,9 @@ pub fn with_two_streams(folder: &Path) -> Server {
         server.sql(&format!("REFRESH MATERIALIZED VIEW {view}"));
         server.ingest(stream, "ndjson", &body(100, 150));
         server.sql(&format!("FLUSH {stream}"));
+    }
+    // Quickly, one after the other: an idle writer adds a segment of its own.
+    for stream in ["other", "s"] {
         server.ingest(stream, "ndjson", &body(150, 170));
         server.ingest(stream, "ndjson", &body(170, 180));
         server.ingest(stream, "ndjson", &body(180, 190));
@@ -322,4 +325,145 @@ fn a_recompute_that_meets_broken_states_makes_them_again() {
     server.sql("REFRESH MATERIALIZED VIEW v");
     assert_eq!(server.rows("SELECT * FROM v ORDER BY k"), before);
     assert_eq!(server.get("/api/v1/views/v").json()["unstored_events"], 0);
+}
+
+/// Waits until the writer of `s` has been idle and marked the end of its log.
+fn wait_for_mark(folder: &Path) {
+    let length = || -> u64 {
+        let segments = files_of(folder, "log", "s", "");
+        let lengths = segments
+            .iter()
+            .map(|path| std::fs::metadata(path).expect("there").len());
+        lengths.sum()
+    };
+    let before = length();
+    for _ in 0..200 {
+        if length() > before {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    panic!("no mark");
+}
+
+#[test]
+fn damage_to_the_last_acknowledged_events_is_told_from_a_torn_tail() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let server = Server::start(folder.path(), &[]);
+    server.ingest("s", "ndjson", &body(0, 100));
+    wait_for_mark(folder.path());
+    server.kill();
+    let segment = files_of(folder.path(), "log", "s", "").remove(0);
+    flip(&segment);
+    let before = std::fs::read(&segment).expect("read");
+    let server = Server::start(folder.path(), &[]);
+    let (status, code, message) = error(&server.try_sql("SELECT count(*) FROM s"));
+    assert_eq!(
+        (status, code.as_str()),
+        (503, "stream_damaged"),
+        "{message}"
+    );
+    assert!(message.contains("byte 8"), "{message}");
+    server.stop();
+    assert!(
+        std::fs::read(&segment).expect("read") == before,
+        "nothing is cut off"
+    );
+    flip(&segment);
+    let server = Server::start(folder.path(), &[]);
+    assert_eq!(server.value("SELECT count(*) FROM s"), 100);
+}
+
+#[test]
+fn a_log_that_does_not_reach_its_master_dataset_stops_the_stream() {
+    let folder = tempfile::tempdir().expect("a folder");
+    with_two_streams(folder.path()).stop();
+    for segment in files_of(folder.path(), "log", "s", "") {
+        std::fs::remove_file(segment).expect("removed");
+    }
+    assert_only_s_is_stopped(folder.path(), "log/s-");
+}
+
+#[test]
+fn damage_to_a_part_of_the_log_that_is_flushed_loses_nothing_and_is_told() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let server = Server::start(folder.path(), &[]);
+    server.ingest("s", "ndjson", &body(0, 100));
+    server.sql("FLUSH s");
+    server.ingest("s", "ndjson", &body(100, 110));
+    server.kill();
+    let segment = files_of(folder.path(), "log", "s", "").remove(0);
+    let mut bytes = std::fs::read(&segment).expect("read");
+    bytes[100] ^= 1;
+    std::fs::write(&segment, bytes).expect("written");
+    let server = Server::start(folder.path(), &[]);
+    assert_eq!(server.value("SELECT count(*) FROM s"), 110);
+    assert_eq!(server.value("SELECT sum(x) FROM s"), (0..110).sum::<u64>());
+    assert!(
+        server.log().contains("the log is damaged"),
+        "{}",
+        server.log()
+    );
+}
+
+#[test]
+fn a_damaged_newest_publication_is_explained_and_no_older_one_is_used() {
+    let folder = tempfile::tempdir().expect("a folder");
+    with_two_streams(folder.path()).stop();
+    let entries = std::fs::read_dir(folder.path().join("publications")).expect("a folder");
+    let mut entries: Vec<PathBuf> = entries.map(|entry| entry.expect("one").path()).collect();
+    entries.sort();
+    let newest = entries.pop().expect("one");
+    flip(&newest);
+    let said = Server::try_start(folder.path(), &[])
+        .err()
+        .expect("refused");
+    assert!(
+        said.contains(&file_name(&newest)) && said.contains("backup"),
+        "{said}"
+    );
+    flip(&newest);
+    // Older ones are only there for people.
+    flip(&entries[0]);
+    let server = Server::start(folder.path(), &[]);
+    assert_eq!(server.value("SELECT count(*) FROM s"), 190);
+}
+
+#[test]
+fn a_damaged_delta_log_is_made_again_from_the_publication() {
+    let folder = tempfile::tempdir().expect("a folder");
+    with_two_streams(folder.path()).stop();
+    let table = files_of(folder.path(), "streams", "s", "_delta_log").remove(0);
+    let broken = table.join("00000000000000000001.json");
+    let text = std::fs::read_to_string(&broken).expect("read");
+    std::fs::write(&broken, text.replace(".parquet", ".parquex")).expect("written");
+    let (code, found) = crate::verify::report(folder.path(), &[]);
+    assert_eq!(code, 4, "{found}");
+    let server = Server::start(folder.path(), &[]);
+    let made_again = || {
+        let text = server.get("/metrics").text;
+        let found = sample(
+            &text,
+            "lambdalake_damaged_files_total",
+            &[("kind", "delta")],
+        );
+        let behind = sample(&text, "lambdalake_delta_behind", &[("stream", "s")]);
+        (found, behind) == (Some(1.0), Some(0.0))
+    };
+    for _ in 0..400 {
+        if made_again() {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    assert!(made_again(), "{}", server.log());
+    assert!(
+        server.log().contains("the Delta log was damaged"),
+        "{}",
+        server.log()
+    );
+    assert_eq!(server.value("SELECT count(*) FROM s"), 190);
+    server.stop();
+    let (code, found) = crate::verify::report(folder.path(), &[]);
+    assert_eq!(code, 0, "{found}");
 }

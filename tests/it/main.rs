@@ -32,4 +32,5 @@ mod server;
 mod settings;
 mod tidy;
 mod torture_in;
+mod verify;
 mod views_sql;
