@@ -68,6 +68,8 @@ struct StreamRuntime {
     flush: Mutex<DeltaMirror>,
     /// When the maintenance thread first saw the tail it holds now.
     waiting_since: Mutex<Option<Duration>>,
+    /// Where the stream ended when the maintenance thread looked, and since when.
+    quiet: Mutex<Option<damage::Quiet>>,
     /// Delta may lack what is published: after a start, and after a failed commit.
     mirror_is_behind: AtomicBool,
     /// Integer columns that hold what no float can: no use to try and widen them again.
@@ -229,6 +231,9 @@ impl Engine {
         for stream in self.all_streams() {
             if let Err(error) = self.flush_stream(&stream) {
                 tracing::warn!(stream = stream.definition.name, %error, "not flushed at shutdown");
+            }
+            if let Err(error) = stream.writer.mark_end() {
+                tracing::warn!(stream = stream.definition.name, %error, "the log is not marked");
             }
         }
         lock(&self.streams).clear();

@@ -359,7 +359,8 @@ impl StagedFile {
         }
     }
 
-    /// As `publish`, but takes the name over. Only for Delta's `_last_checkpoint` hint.
+    /// As `publish`, but takes the name over. Only for Delta's `_last_checkpoint` hint, and for
+    /// the same bytes again.
     pub fn publish_over(mut self) -> Result<()> {
         self.sync()?;
         self.files

@@ -132,6 +132,7 @@ pub struct Log {
     written: u64,
     group: u64,
     is_marked: bool,
+    redundant_damage: usize,
     /// Set by the first failed write or sync; the log takes nothing after it.
     failed: bool,
 }
@@ -159,6 +160,7 @@ impl Log {
             written: 0,
             group: read.group,
             is_marked: read.is_marked,
+            redundant_damage: read.redundant.len(),
             failed: false,
         };
         for place in &read.redundant {
@@ -168,30 +170,59 @@ impl Log {
                  a request without events may be forgotten"
             );
         }
-        log.settle(read.ending)?;
+        log.settle(read.ending, covered)?;
         Ok(log)
     }
 
     /// Removes what was never acknowledged, and makes durable what counts from now on.
-    fn settle(&mut self, ending: Ending) -> Result<()> {
+    ///
+    /// What is replayed is visible from now on, so it must be durable: a killed process may have
+    /// written it and not lived to sync. And its sync may have failed, after which the system
+    /// says of the same bytes that they are synced when they are not: so they are written again.
+    fn settle(&mut self, ending: Ending, covered: &Cut) -> Result<()> {
         let Some(last) = self.segments.last() else {
             return Ok(());
         };
-        match ending {
+        let path = &last.path;
+        let is_needed = last.end.as_ref().is_some_and(|end| !covered.covers(end));
+        let bytes = self.disk.read(path)?.unwrap_or_default();
+        let kept_bytes = match ending {
             Ending::NotBegun => {
-                self.disk.remove(&last.path)?;
+                self.disk.remove(path)?;
                 self.segments.pop();
                 return Ok(());
             }
             Ending::Torn { at } => {
-                tracing::warn!(path = last.path, at, "cutting a torn tail off the log");
-                self.disk.truncate(&last.path, at as u64)?;
+                tracing::warn!(path, at, "cutting a torn tail off the log");
+                if !is_needed {
+                    return self.disk.truncate(path, at as u64);
+                }
+                at
             }
-            Ending::Whole => {}
+            Ending::Whole if is_needed => bytes.len(),
+            Ending::Whole => return Ok(()),
+        };
+        match self.write_again(path, &bytes[..kept_bytes]) {
+            Err(error) if error.is_disk_full() => {
+                tracing::warn!(
+                    path,
+                    "no space to write the newest log segment again: syncing it"
+                );
+                self.disk.truncate(path, kept_bytes as u64)
+            }
+            written => written,
         }
-        // What is replayed is visible from now on, so it must be durable: a killed process may
-        // have written it and not lived to sync.
-        self.disk.append_file(&last.path)?.sync()
+    }
+
+    fn write_again(&self, path: &str, bytes: &[u8]) -> Result<()> {
+        let mut again = self.disk.stage(path)?;
+        again.write(bytes)?;
+        again.publish_over()
+    }
+
+    /// Broken places that were found at the start and whose events the master dataset has.
+    pub fn redundant_damage(&self) -> usize {
+        self.redundant_damage
     }
 
     /// True if the last group is a mark, or there is none: see [`segment`].

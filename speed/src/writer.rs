@@ -7,11 +7,10 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use lambdalake_data::keys::{BlockMark, StoredBlock, offsets_of};
 use lambdalake_data::log::{Frame, FrameHeader, Log};
 use lambdalake_data::schema::{StreamDefinition, adapt};
@@ -32,10 +31,6 @@ const MERGED_CHUNK_ROWS: usize = 65_536;
 /// Keys of requests without events that wait for the next flush, beyond which they are reason
 /// enough for one: their frames are what keeps the log from being forgotten.
 pub const UNSAVED_KEYS: usize = 10_000;
-
-/// Without a request for this long, the end of the log is marked: from then on damage to the last
-/// group can be told from a group that was never finished.
-const IDLE: Duration = Duration::from_secs(1);
 
 /// Bounds of one stream's writer.
 #[derive(Clone, Debug)]
@@ -92,6 +87,7 @@ enum Command {
     Redefine(Redefinition, oneshot::Sender<Result<(), SpeedError>>),
     Seal(oneshot::Sender<Option<Sealed>>),
     Forget(Cut, u64),
+    MarkEnd(oneshot::Sender<()>),
     Stop,
 }
 
@@ -625,6 +621,16 @@ impl WriterHandle {
         redefined.blocking_recv().map_err(|_| self.closed())?
     }
 
+    /// Marks the end of the log, if its last group has events: from then on damage to that group
+    /// can be told from a group that was never finished. Waits for its turn.
+    pub fn mark_end(&self) -> Result<(), SpeedError> {
+        let (reply, marked) = oneshot::channel();
+        self.commands
+            .send(Command::MarkEnd(reply))
+            .map_err(|_| self.closed())?;
+        marked.blocking_recv().map_err(|_| self.closed())
+    }
+
     /// See [`StreamWriter::forget`].
     pub fn forget(&self, covered: Cut, saved_group: u64) -> Result<(), SpeedError> {
         self.commands
@@ -669,22 +675,10 @@ impl Drop for WriterHandle {
     }
 }
 
-/// The next command; `None` once nobody can send one. A writer that has been idle for a moment
-/// marks the end of its log.
-fn receive(writer: &mut StreamWriter, queue: &Receiver<Command>) -> Option<Command> {
-    if !writer.log.is_marked() {
-        match queue.recv_timeout(IDLE) {
-            Err(RecvTimeoutError::Timeout) => writer.mark_end(),
-            received => return received.ok(),
-        }
-    }
-    queue.recv().ok()
-}
-
 fn run(writer: &mut StreamWriter, queue: &Receiver<Command>) {
     let mut waiting = Vec::new();
     let mut next = None;
-    while let Some(command) = next.take().or_else(|| receive(writer, queue)) {
+    while let Some(command) = next.take().or_else(|| queue.recv().ok()) {
         match command {
             Command::Append(request) => {
                 waiting.push(*request);
@@ -711,10 +705,13 @@ fn run(writer: &mut StreamWriter, queue: &Receiver<Command>) {
                 }
             }
             Command::Forget(covered, saved_group) => writer.forget(&covered, saved_group),
-            Command::Stop => {
+            Command::MarkEnd(reply) => {
                 writer.mark_end();
-                return;
+                if reply.send(()).is_err() {
+                    tracing::debug!("nobody waits for the mark any more");
+                }
             }
+            Command::Stop => return,
         }
     }
 }

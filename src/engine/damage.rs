@@ -14,11 +14,12 @@
 
 use std::error::Error;
 use std::sync::Arc;
+use std::time::Duration;
 
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures::{StreamExt, stream};
 use lambdalake_data::publication::{Publication, StreamState};
-use lambdalake_data::{DataError, Disk};
+use lambdalake_data::{Cut, DataError, Disk};
 use lambdalake_serving::engine::{Answer, EngineError, QueryRequest};
 use lambdalake_serving::metrics as names;
 use lambdalake_serving::query::Moment;
@@ -34,6 +35,16 @@ const ATTEMPTS: usize = 32;
 
 /// What ends every reason why a stream is stopped.
 const WAYS_OUT: &str = "stop the server and put the file back from a backup, or drop the stream";
+
+/// Without an event for this long, the end of a stream's log is marked.
+const QUIET: Duration = Duration::from_secs(1);
+
+/// A stream to which nothing is sent.
+pub(super) struct Quiet {
+    end: Cut,
+    since: Duration,
+    is_marked: bool,
+}
 
 /// A damaged file that somebody met.
 pub(super) struct Damage {
@@ -96,6 +107,34 @@ impl Engine {
         }
     }
 
+    /// Marks the end of the log of a stream that has been quiet for a moment, so that damage to its
+    /// last events can be told from a write that a crash cut short.
+    pub(super) fn mark_if_quiet(&self, stream: &StreamRuntime) {
+        let snapshot = self.publisher.snapshot();
+        let Some(tail) = snapshot.streams.get(&stream.definition.name) else {
+            return;
+        };
+        let now = self.clock.monotonic();
+        let mut quiet = lock(&stream.quiet);
+        match quiet.as_mut().filter(|quiet| quiet.end == tail.end) {
+            Some(quiet) if quiet.is_marked || now.saturating_sub(quiet.since) < QUIET => {}
+            Some(quiet) => {
+                quiet.is_marked = true;
+                if let Err(error) = stream.writer.mark_end() {
+                    let stream = &stream.definition.name;
+                    tracing::warn!(stream, %error, "the end of the log is not marked");
+                }
+            }
+            None => {
+                *quiet = Some(Quiet {
+                    end: tail.end.clone(),
+                    since: now,
+                    is_marked: false,
+                });
+            }
+        }
+    }
+
     /// Looks at the length of every master file; their content is checked when it is read.
     fn check_master_files(&self, state: &StreamState) -> anyhow::Result<()> {
         let folder = state.definition.master_folder();
@@ -139,8 +178,10 @@ impl Engine {
 
 impl Engine {
     pub(super) fn count_damage(&self, kind: &str, files: usize) {
-        let counter = self.meters.meters.counter(&names::DAMAGED_FILES, &[kind]);
-        counter.increment(files as u64);
+        if files > 0 {
+            let counter = self.meters.meters.counter(&names::DAMAGED_FILES, &[kind]);
+            counter.increment(files as u64);
+        }
     }
 
     /// Does what can be done about a damaged file.

@@ -65,6 +65,7 @@ impl Engine {
         for stream in self.all_streams() {
             self.flush_if_due(&stream);
             self.rewrite_if_due(&stream);
+            self.mark_if_quiet(&stream);
         }
         self.start_due_recomputes(schedule);
         self.fill_emptied_views();

@@ -60,6 +60,7 @@ impl Engine {
                 Ok(())
             },
         )?;
+        self.count_damage("log", log.redundant_damage());
         let limits = WriterLimits {
             queue_requests: self.settings.ingest_queue_requests,
             group_requests: self.settings.group_commit_requests,
@@ -88,6 +89,7 @@ impl Engine {
             flush: Mutex::new(DeltaMirror::new(Arc::clone(&self.disk), definition)),
             mirror_is_behind: true.into(),
             waiting_since: Mutex::default(),
+            quiet: Mutex::default(),
             never_widened: Mutex::default(),
             is_rewriting: false.into(),
             rewrite_failed: Mutex::default(),

@@ -87,7 +87,7 @@ impl Check {
         let Amount { files, rows, bytes } = self.amount;
         let bytes = ByteSize(bytes);
         let title = format!("{} {}", self.check, self.subject);
-        println!("{mark:<8} {title:<32} {files} files, {rows} rows, {bytes}");
+        println!("{mark:<8} {title:<32} files {files}, rows {rows}, {bytes}");
         for finding in &self.findings {
             println!("         {}: {}", finding.path, finding.problem);
             println!("           -> {}", finding.action);

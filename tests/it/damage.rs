@@ -404,6 +404,9 @@ fn damage_to_a_part_of_the_log_that_is_flushed_loses_nothing_and_is_told() {
         "{}",
         server.log()
     );
+    let text = server.get("/metrics").text;
+    let found = sample(&text, "lambdalake_damaged_files_total", &[("kind", "log")]);
+    assert_eq!(found, Some(1.0));
 }
 
 #[test]

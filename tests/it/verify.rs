@@ -97,7 +97,7 @@ fn a_folder_after_a_kill_is_clean_and_stays_as_it_is() {
     let output = verify(folder.path(), &[]);
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(
-        text.contains("ok       master s") && text.contains("150 rows"),
+        text.contains("ok       master s") && text.contains("rows 150"),
         "{text}"
     );
     assert!(text.contains("all is well"), "{text}");

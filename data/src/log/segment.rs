@@ -7,8 +7,8 @@
 //! ```
 //!
 //! What cannot be told from a torn tail is damage to the very last group, as nothing stands
-//! behind it that was written later. So a writer that is idle for a moment, or stops, appends an
-//! empty group: the mark. After it only the end of the last segment being lost, mark included,
+//! behind it that was written later. So when nothing came for a moment, and at a clean stop, an
+//! empty group is appended: the mark. After it only the end of the last segment being lost, mark included,
 //! looks like a torn tail.
 
 use super::{FRAME_HEAD_BYTES, FrameHeader, MAGIC, MAX_FRAME_BYTES, damaged, read_header};
