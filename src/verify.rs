@@ -1,7 +1,7 @@
 //! `lambdalake verify`: is everything on disk what was stored?
 //!
 //! ```text
-//!   publications ─▶ newest entry ─▶ per stream: master files, log, Delta table
+//!   publications ─▶ newest entry ─▶ per stream: master files, log, keys, Delta table
 //!                                   per view:   states files, with --deep: from scratch
 //!                                   the rest:   files that nothing names, run history
 //! ```
@@ -12,6 +12,7 @@
 
 mod deep;
 mod delta;
+mod keys;
 mod log;
 mod master;
 mod publications;
@@ -59,6 +60,7 @@ fn check_named(
     for state in publication.streams.values() {
         let is_master_sound = master::check(disk, state, report);
         let tail = log::check(disk, state, report);
+        keys::check(disk, state, report);
         runtime.block_on(delta::check(disk, state, report));
         if let (true, Some(tail)) = (is_master_sound, tail) {
             sound.insert(state.definition.name.as_str(), tail);

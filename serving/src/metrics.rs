@@ -131,7 +131,7 @@ metrics! {
         "Time to flush one tail part, panes and publication included.";
 
     DAMAGED_FILES: Counter "lambdalake_damaged_files_total" ["kind"]
-        "Files found damaged or missing: log, master, states or delta.";
+        "Files found damaged or missing: log, keys, master, states or delta.";
 
     VIEW_VERSION: Gauge "lambdalake_view_version" ["view"]
         "Number of a view's published version; 0 before the first.";

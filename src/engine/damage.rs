@@ -100,9 +100,14 @@ impl Engine {
                 reason = &*reason,
                 "the stream is stopped; the others go on"
             );
-            let in_master = DataError::damage_in(error.as_ref())
-                .is_some_and(|(path, _)| path.starts_with(state.definition.master_folder()));
-            self.count_damage(if in_master { "master" } else { "log" }, 1);
+            let damage = DataError::damage_in(error.as_ref());
+            let is_in = |root: &str| damage.as_ref().is_some_and(|it| it.0.starts_with(root));
+            let kind = match (is_in("streams"), is_in("keys")) {
+                (true, _) => "master",
+                (_, true) => "keys",
+                _ => "log",
+            };
+            self.count_damage(kind, 1);
             self.publisher.set_stopped(&state.definition, reason);
         }
     }

@@ -9,7 +9,7 @@ use lambdalake_data::{DataError, Disk};
 use super::report::{Check, Report};
 use crate::engine::publisher::states_files;
 
-const FOLDERS: [&str; 3] = ["views", "streams", "log"];
+const FOLDERS: [&str; 4] = ["views", "streams", "log", "keys"];
 
 /// What a crash left: no damage, as nothing reads it.
 pub fn check_unnamed(disk: &Disk, publication: &Publication, report: &mut Report) {
@@ -31,6 +31,7 @@ fn list_unnamed(
         let folder = stream.definition.master_folder();
         let files = stream.files.iter();
         named.extend(files.map(|file| format!("{folder}/{}", file.path)));
+        named.extend(stream.keys.iter().map(|file| file.path.clone()));
         folders.push(format!("{folder}/_delta_log/"));
         folders.push(format!("{}/", stream.definition.log_folder()));
     }
