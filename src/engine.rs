@@ -12,6 +12,7 @@
 
 mod columns;
 mod comments;
+mod damage;
 mod describe;
 mod flush;
 mod health;
@@ -20,9 +21,9 @@ mod keys;
 mod maintenance;
 mod meters;
 mod port;
-mod publisher;
+pub(crate) mod publisher;
 mod recompute;
-mod rewrite;
+pub(crate) mod rewrite;
 mod streams;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -48,6 +49,7 @@ use lambdalake_views::PLANNING_STACK_BYTES;
 use tokio::runtime::Runtime;
 
 use crate::settings::Settings;
+pub(crate) use damage::expect_all;
 pub use port::Port;
 use publisher::Publisher;
 pub use publisher::states_files;
@@ -66,6 +68,8 @@ struct StreamRuntime {
     flush: Mutex<DeltaMirror>,
     /// When the maintenance thread first saw the tail it holds now.
     waiting_since: Mutex<Option<Duration>>,
+    /// Where the stream ended when the maintenance thread looked, and since when.
+    quiet: Mutex<Option<damage::Quiet>>,
     /// Delta may lack what is published: after a start, and after a failed commit.
     mirror_is_behind: AtomicBool,
     /// Integer columns that hold what no float can: no use to try and widen them again.
@@ -94,6 +98,8 @@ pub struct Engine {
     running_keys: Arc<RunningKeys>,
     /// Views whose states began anew and wait for a recompute.
     to_fill: Mutex<BTreeSet<String>>,
+    /// Master files found damaged while the engine runs, and what is wrong with them.
+    damaged_master: Mutex<BTreeMap<String, String>>,
     /// Real folder for bodies that have to be whole before they can be read.
     spool: PathBuf,
     maintenance: Mutex<Option<maintenance::Maintenance>>,
@@ -177,7 +183,6 @@ impl Engine {
             mapper.clone(),
             settings.view_state_budget_bytes,
         )?;
-        publisher.remove_orphans()?;
         let engine = Arc::new(Self {
             history: History::open(Arc::clone(&disk))?,
             batch_task: task_context(batch_env, cores.div_ceil(2)),
@@ -191,6 +196,7 @@ impl Engine {
             running: Mutex::default(),
             running_keys: Arc::default(),
             to_fill: Mutex::default(),
+            damaged_master: Mutex::default(),
             spool: spill,
             maintenance: Mutex::default(),
             meters,
@@ -199,10 +205,12 @@ impl Engine {
             compute,
             batch,
         });
+        damage::expect_all(&engine.disk, &engine.publisher.publication());
         for state in engine.publisher.publication().streams.values() {
-            engine.check_master_files(state)?;
-            engine.start_stream(&state.definition, &state.cut, &state.keys)?;
+            engine.start_or_stop(state);
         }
+        engine.publisher.remove_orphans()?;
+        engine.rebuild_broken_states();
         if has_upkeep {
             *lock(&engine.maintenance) = Some(maintenance::Maintenance::start(&engine)?);
         }
@@ -223,6 +231,9 @@ impl Engine {
         for stream in self.all_streams() {
             if let Err(error) = self.flush_stream(&stream) {
                 tracing::warn!(stream = stream.definition.name, %error, "not flushed at shutdown");
+            }
+            if let Err(error) = stream.writer.mark_end() {
+                tracing::warn!(stream = stream.definition.name, %error, "the log is not marked");
             }
         }
         lock(&self.streams).clear();
@@ -246,27 +257,6 @@ impl Engine {
 
     fn stream_runtime(&self, name: &str) -> Option<Arc<StreamRuntime>> {
         lock(&self.streams).get(name).cloned()
-    }
-
-    fn check_master_files(
-        &self,
-        state: &lambdalake_data::publication::StreamState,
-    ) -> anyhow::Result<()> {
-        let folder = state.definition.master_folder();
-        for file in &state.files {
-            let path = format!("{folder}/{}", file.path);
-            let found = self.disk.head(&path)?.map(|info| info.bytes);
-            anyhow::ensure!(
-                found == Some(file.bytes),
-                "{path} of the master dataset of stream {} is {}; restore it from a backup",
-                state.definition.name,
-                found.map_or_else(
-                    || "missing".to_owned(),
-                    |bytes| format!("{bytes} bytes long where {} were published", file.bytes)
-                )
-            );
-        }
-        Ok(())
     }
 }
 

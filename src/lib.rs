@@ -9,3 +9,4 @@ pub mod logging;
 pub mod selftest;
 pub mod serve;
 pub mod settings;
+pub mod verify;

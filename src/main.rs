@@ -5,7 +5,7 @@ use anyhow::Context;
 use clap::Parser;
 use lambdalake::cli::args::{Cli, Command};
 use lambdalake::cli::{Exit, generate, ingest, recompute, settings, sql, status};
-use lambdalake::{demo, selftest, serve};
+use lambdalake::{demo, selftest, serve, verify};
 use lambdalake_views::PLANNING_STACK_BYTES;
 
 /// Gives freed memory back to the system, which the C library's allocator keeps after a large
@@ -34,6 +34,7 @@ fn run() -> anyhow::Result<Exit> {
         Command::Sql(args) => sql::run(args),
         Command::Recompute(args) => recompute::run(args),
         Command::Status(args) => status::run(args),
+        Command::Verify(args) => verify::run(&args),
         Command::Demo(args) => demo::run(args).map(|()| Exit::Ok),
         Command::Settings(args) => settings::run(args),
         Command::Selftest(args) => selftest::command(&args),

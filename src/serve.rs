@@ -149,7 +149,13 @@ async fn run_init(engine: &Arc<Engine>, statements: Vec<String>) -> anyhow::Resu
             Statement::AlterStream(spec) => port.alter_stream(spec).await,
             _ => anyhow::bail!("--init takes CREATE and ALTER statements only, not: {text}"),
         };
-        done.map_err(|error| anyhow::anyhow!("--init: {error}: {text}"))?;
+        match done {
+            // The other streams go on, and so does the script.
+            Err(error) if error.code == "stream_damaged" => {
+                tracing::error!(statement = text, %error, "--init: not carried out");
+            }
+            done => done.map_err(|error| anyhow::anyhow!("--init: {error}: {text}"))?,
+        }
     }
     Ok(())
 }

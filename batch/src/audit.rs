@@ -11,7 +11,7 @@ use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
 use arrow::row::{OwnedRow, RowConverter, SortField};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::physical_plan::execute_stream;
+use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use futures::StreamExt;
 use lambdalake_data::scan::{ScanFile, parquet_scan};
 use lambdalake_views::{Difference, View, differences};
@@ -54,8 +54,26 @@ pub async fn audit(
     new: &[ScanFile],
     task: &Arc<TaskContext>,
 ) -> Result<Audit, BatchError> {
-    let mut left = Side::open(view, previous, task)?;
-    let mut right = Side::open(view, new, task)?;
+    let partitions = task.session_config().target_partitions();
+    let scan = |files| parquet_scan(files, &view.states_schema(), None, None, None, partitions);
+    let found = compare(view, scan(previous)?, scan(new)?, task).await?;
+    Ok(if found.is_empty() {
+        Audit::Equal
+    } else {
+        Audit::Differences(found)
+    })
+}
+
+/// Finishes two sets of states of one view and compares them key by key; returns at most
+/// [`REPORTED`] differences.
+pub async fn compare(
+    view: &Arc<View>,
+    left: Arc<dyn ExecutionPlan>,
+    right: Arc<dyn ExecutionPlan>,
+    task: &Arc<TaskContext>,
+) -> Result<Vec<Difference>, BatchError> {
+    let mut left = Side::open(view, left, task)?;
+    let mut right = Side::open(view, right, task)?;
     let mut found = Vec::new();
     while found.len() < REPORTED {
         left.fill().await?;
@@ -72,11 +90,7 @@ pub async fn audit(
         let (l, r) = (left.take_up_to(&boundary)?, right.take_up_to(&boundary)?);
         found.extend(differences(view, &[l], &[r], REPORTED - found.len())?);
     }
-    Ok(if found.is_empty() {
-        Audit::Equal
-    } else {
-        Audit::Differences(found)
-    })
+    Ok(found)
 }
 
 struct Side {
@@ -90,13 +104,11 @@ struct Side {
 impl Side {
     fn open(
         view: &Arc<View>,
-        files: &[ScanFile],
+        states: Arc<dyn ExecutionPlan>,
         task: &Arc<TaskContext>,
     ) -> Result<Self, BatchError> {
-        let partitions = task.session_config().target_partitions();
-        let scan = parquet_scan(files, &view.states_schema(), None, None, None, partitions)?;
         let keys = view.key_columns();
-        let plan = sorted_by_key(view.finish(scan)?, keys)?;
+        let plan = sorted_by_key(view.finish(states)?, keys)?;
         let schema = plan.schema();
         let fields = schema.fields().iter().take(keys);
         let sort = fields

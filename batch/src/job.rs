@@ -87,7 +87,16 @@ pub async fn run(
     let files = write_states(job, disk, sorted, task, progress).await?;
     let new: Vec<ScanFile> = files.iter().map(ScanFile::of_states).collect();
     let audit = match &job.previous {
-        Some(previous) => audit(&job.view, previous, &new, task).await?,
+        Some(previous) => match audit(&job.view, previous, &new, task).await {
+            Ok(audit) => audit,
+            Err(error) => {
+                // Nobody names them, and the same run may be tried again.
+                for file in &files {
+                    disk.remove(&file.path)?;
+                }
+                return Err(error);
+            }
+        },
         None => Audit::NothingToCompare,
     };
     Ok(RecomputeOutput { files, audit })

@@ -5,6 +5,8 @@
 //! is opened again, asked how far it is, and rolled forward: a file is never added twice
 //! and never left out.
 
+mod agree;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
@@ -17,10 +19,12 @@ use deltalake::{DeltaTable, DeltaTableBuilder, DeltaTableError};
 use url::Url;
 
 use crate::disk::Disk;
-use crate::error::Result;
+use crate::error::{DataError, Result};
 use crate::publication::StreamState;
 use crate::schema::{Column, ColumnType, StreamDefinition};
 use crate::store::DiskStore;
+
+pub use agree::{Agreement, DeltaFound, Entries, look_at};
 
 /// The application id of the engine's transactions in the Delta log.
 const APPLICATION: &str = "lambdalake";
@@ -78,15 +82,60 @@ impl DeltaMirror {
     ///
     /// Every file must have the types of the stream's columns: what Delta's readers see has
     /// one type per column.
-    pub async fn roll_forward(&mut self, state: &StreamState) -> Result<()> {
+    ///
+    /// The first time, the table is compared with the publication. If its log is damaged, or
+    /// says other things, it is made again from the publication, and the reason returned.
+    ///
+    /// Errors: `Damaged` if the table follows a publication that is not there any more.
+    pub async fn roll_forward(&mut self, state: &StreamState) -> Result<Option<String>> {
         if refused_column(&state.definition).is_some() {
-            return Ok(());
+            return Ok(None);
         }
-        let result = self.try_roll_forward(state).await;
+        let result = self.roll_checked(state).await;
         if result.is_err() {
             self.table = None;
         }
         result
+    }
+
+    async fn roll_checked(&mut self, state: &StreamState) -> Result<Option<String>> {
+        if self.table.is_some() {
+            self.try_roll_forward(state).await?;
+            return Ok(None);
+        }
+        let before = look_at(&self.disk, state, Entries::Recent).await?;
+        if let Agreement::Ahead { version } = before.agreement {
+            return Err(DataError::Damaged {
+                path: format!("{}/_delta_log", self.folder).into(),
+                reason: format!(
+                    "it follows version {version} of the master dataset, the newest publication \
+                     has {}: publications are missing",
+                    state.master_version
+                ),
+            });
+        }
+        let mut damage = before.damage();
+        if damage.is_some() {
+            self.forget_log()?;
+        }
+        self.try_roll_forward(state).await?;
+        if damage.is_none() {
+            // A table that was behind can be compared only now.
+            let after = look_at(&self.disk, state, Entries::Recent).await?;
+            damage = after.damage();
+            if damage.is_some() {
+                self.forget_log()?;
+                self.try_roll_forward(state).await?;
+            }
+        }
+        Ok(damage)
+    }
+
+    /// The table's log goes; the next step makes a table with all published files.
+    fn forget_log(&mut self) -> Result<()> {
+        self.table = None;
+        let log = format!("{}/_delta_log", self.folder);
+        self.disk.remove_folder(&log)
     }
 
     async fn try_roll_forward(&mut self, state: &StreamState) -> Result<()> {
@@ -160,26 +209,31 @@ impl DeltaMirror {
     }
 
     async fn open(&self, definition: &StreamDefinition) -> Result<DeltaTable> {
-        let store = Arc::new(DiskStore::new(Arc::clone(&self.disk), ""));
-        let location = table_url(&self.folder)?;
-        let builder = || -> Result<DeltaTableBuilder> {
-            Ok(DeltaTableBuilder::from_url(location.clone())?
-                .with_storage_backend(Arc::clone(&store) as _, location.clone()))
-        };
         if !self
             .disk
             .list(&format!("{}/_delta_log", self.folder))?
             .is_empty()
         {
-            return Ok(builder()?.load().await?);
+            return load(&self.disk, &self.folder).await;
         }
         let schema = kernel_schema(definition)?;
         Ok(CreateBuilder::new()
-            .with_log_store(builder()?.build_storage()?)
+            .with_log_store(builder(&self.disk, &self.folder)?.build_storage()?)
             .with_table_name(&definition.name)
             .with_columns(schema.fields().cloned())
             .await?)
     }
+}
+
+fn builder(disk: &Arc<Disk>, folder: &str) -> Result<DeltaTableBuilder> {
+    let store = Arc::new(DiskStore::new(Arc::clone(disk), ""));
+    let location = table_url(folder)?;
+    let builder = DeltaTableBuilder::from_url(location.clone())?;
+    Ok(builder.with_storage_backend(store, location))
+}
+
+async fn load(disk: &Arc<Disk>, folder: &str) -> Result<DeltaTable> {
+    Ok(builder(disk, folder)?.load().await?)
 }
 
 /// What takes files out of the table that the stream has no more.

@@ -17,8 +17,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
+use crate::checked::{KnownFiles, Summing};
 use crate::error::{DataError, Result};
 use crate::files::{Entry, Files, OpenFile, RealFiles};
+use crate::read_only::ReadOnlyFiles;
 
 /// Folder of half-written shared files; emptied at start.
 pub const STAGING: &str = "staging";
@@ -48,6 +50,8 @@ pub struct Disk {
     /// Folders whose own entry this process has synced. One that is merely there may have
     /// been made by a process that was killed before it could.
     durable_folders: Mutex<HashSet<PathBuf>>,
+    /// Parquet files and what they must be; see [`crate::checked`].
+    pub(crate) known: KnownFiles,
     /// Held while the disk is open; simulated files need none.
     _lock: Option<File>,
 }
@@ -67,12 +71,32 @@ impl Disk {
             .write(true)
             .open(&path)
             .map_err(|e| DataError::io("open", &path, e))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(std::fs::TryLockError::WouldBlock) => return Err(DataError::Locked { path: root }),
-            Err(std::fs::TryLockError::Error(e)) => return Err(DataError::io("lock", &path, e)),
-        }
+        take(&lock, &root)?;
         Self::open_on(Arc::new(RealFiles::new(root)), Some(lock))
+    }
+
+    /// Opens a folder that is there to look at it: nothing in it is made, cleared or changed.
+    /// Takes its lock all the same, so that nobody else changes it meanwhile.
+    pub fn open_read_only(root: &Path) -> Result<Arc<Self>> {
+        let root = root
+            .canonicalize()
+            .map_err(|e| DataError::io("open", root, e))?;
+        let path = root.join("lock");
+        let lock = match File::open(&path) {
+            Ok(lock) => Some(lock),
+            // No server has been here, as in a copy that left it out.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+            Err(e) => return Err(DataError::io("open", &path, e)),
+        };
+        if let Some(lock) = &lock {
+            take(lock, &root)?;
+        }
+        Ok(Arc::new(Self {
+            files: Arc::new(ReadOnlyFiles(RealFiles::new(root))),
+            durable_folders: Mutex::default(),
+            known: KnownFiles::default(),
+            _lock: lock,
+        }))
     }
 
     /// The same over any files; `lock` is kept as long as the disk.
@@ -80,6 +104,7 @@ impl Disk {
         let disk = Self {
             files,
             durable_folders: Mutex::default(),
+            known: KnownFiles::default(),
             _lock: lock,
         };
         disk.remove_folder(STAGING)?;
@@ -174,6 +199,7 @@ impl Disk {
             files: Arc::clone(&self.files),
             staging,
             target: PathBuf::from(path),
+            summing: self.known.summing(path),
         })
     }
 
@@ -191,19 +217,23 @@ impl Disk {
             .map_err(|e| self.failed("truncate", Path::new(path), e))
     }
 
-    pub fn read(&self, path: &str) -> Result<Option<Bytes>> {
+    pub(crate) fn read_unchecked(&self, path: &str) -> Result<Option<Bytes>> {
         let path = Path::new(path);
         let read = self.absent_is_none(self.files.read(path), "read", path)?;
         Ok(read.map(Bytes::from))
     }
 
-    pub fn read_range(&self, path: &str, range: Range<u64>) -> Result<Option<Bytes>> {
+    pub(crate) fn read_range_unchecked(
+        &self,
+        path: &str,
+        range: Range<u64>,
+    ) -> Result<Option<Bytes>> {
         let path = Path::new(path);
         let read = self.absent_is_none(self.files.read_at(path, range), "read", path)?;
         Ok(read.map(Bytes::from))
     }
 
-    pub fn head(&self, path: &str) -> Result<Option<FileInfo>> {
+    pub(crate) fn head_unchecked(&self, path: &str) -> Result<Option<FileInfo>> {
         let path = Path::new(path);
         let found = self.absent_is_none(self.files.entry(path), "look at", path)?;
         let file = found.filter(|entry| !entry.is_folder);
@@ -229,6 +259,7 @@ impl Disk {
     }
 
     pub fn remove(&self, path: &str) -> Result<()> {
+        self.known.forget(|known| known == path);
         let path = Path::new(path);
         self.absent_is_none(self.files.remove_file(path), "remove", path)?;
         Ok(())
@@ -242,11 +273,23 @@ impl Disk {
     }
 
     pub fn remove_folder(&self, folder: &str) -> Result<()> {
+        let inside = format!("{folder}/");
+        self.known.forget(|known| known.starts_with(&inside));
         let path = Path::new(folder);
         self.absent_is_none(self.files.remove_folder(path), "remove folder", path)?;
         self.durable_folders()
             .retain(|known| !known.starts_with(folder));
         Ok(())
+    }
+}
+
+fn take(lock: &File, root: &Path) -> Result<()> {
+    match lock.try_lock() {
+        Ok(()) => Ok(()),
+        Err(std::fs::TryLockError::WouldBlock) => Err(DataError::Locked {
+            path: root.to_path_buf(),
+        }),
+        Err(std::fs::TryLockError::Error(e)) => Err(DataError::io("lock", root, e)),
     }
 }
 
@@ -282,6 +325,7 @@ pub struct StagedFile {
     files: Arc<dyn Files>,
     staging: PathBuf,
     target: PathBuf,
+    summing: Option<Summing>,
 }
 
 impl StagedFile {
@@ -290,6 +334,9 @@ impl StagedFile {
     }
 
     pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        if let Some(summing) = &mut self.summing {
+            summing.add(bytes);
+        }
         self.file
             .append(bytes)
             .map_err(|e| self.failed("write", &self.staging, e))
@@ -299,7 +346,12 @@ impl StagedFile {
     pub fn publish(mut self) -> Result<()> {
         self.sync()?;
         match self.files.link(&self.staging, &self.target) {
-            Ok(()) => self.sync_target_folder(),
+            Ok(()) => {
+                if let Some(summing) = self.summing.take() {
+                    summing.published();
+                }
+                self.sync_target_folder()
+            }
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Err(DataError::Exists {
                 path: self.files.shown(&self.target),
             }),
@@ -307,7 +359,8 @@ impl StagedFile {
         }
     }
 
-    /// As `publish`, but takes the name over. Only for Delta's `_last_checkpoint` hint.
+    /// As `publish`, but takes the name over. Only for Delta's `_last_checkpoint` hint, and for
+    /// the same bytes again.
     pub fn publish_over(mut self) -> Result<()> {
         self.sync()?;
         self.files

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use parquet::errors::ParquetError;
+
 pub type Result<T, E = DataError> = std::result::Result<T, E>;
 
 #[derive(Debug, thiserror::Error)]
@@ -48,7 +50,7 @@ pub enum DataError {
     #[error("arrow: {0}")]
     Arrow(#[from] arrow::error::ArrowError),
     #[error("parquet: {0}")]
-    Parquet(#[from] parquet::errors::ParquetError),
+    Parquet(#[from] ParquetError),
     #[error("delta: {0}")]
     Delta(Box<deltalake::DeltaTableError>),
     #[error("datafusion: {0}")]
@@ -80,6 +82,24 @@ impl DataError {
         false
     }
 
+    /// The damaged file that an error tells of, at whatever depth, and what is wrong with it.
+    pub fn damage_in(error: &(dyn std::error::Error + 'static)) -> Option<(PathBuf, String)> {
+        let mut cause = Some(error);
+        while let Some(error) = cause {
+            if let Some(Self::Damaged { path, reason }) = error.downcast_ref() {
+                return Some((path.clone(), reason.clone()));
+            }
+            let parquet = error
+                .downcast_ref::<ParquetError>()
+                .or_else(|| error.downcast_ref::<Box<ParquetError>>().map(AsRef::as_ref));
+            if let Some(found) = parquet.and_then(|error| damage_in_text(&error.to_string())) {
+                return Some(found);
+            }
+            cause = error.source();
+        }
+        None
+    }
+
     pub(crate) fn io(operation: &'static str, path: &std::path::Path, source: io::Error) -> Self {
         use io::ErrorKind::{QuotaExceeded, StorageFull};
         if matches!(source.kind(), StorageFull | QuotaExceeded) {
@@ -94,5 +114,34 @@ impl DataError {
                 source,
             }
         }
+    }
+}
+
+/// Reads `Damaged` back from its own words: where a Parquet reader cannot open a file, its error
+/// keeps the text of the cause and not the cause.
+fn damage_in_text(text: &str) -> Option<(PathBuf, String)> {
+    let (before, reason) = text.split_once(" is damaged: ")?;
+    let path = before.rsplit(char::is_whitespace).next()?;
+    Some((PathBuf::from(path), reason.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn damage_is_found_where_a_reader_kept_its_text_alone() {
+        let damaged = DataError::Damaged {
+            path: "views/v-1/a.parquet".into(),
+            reason: "it is missing".to_owned(),
+        };
+        let text = format!("Failed to fetch metadata: Object Store error: {damaged}");
+        let parquet = ParquetError::General(text);
+        let expected = Some(("views/v-1/a.parquet".into(), "it is missing".to_owned()));
+        assert_eq!(DataError::damage_in(&damaged), expected);
+        assert_eq!(DataError::damage_in(&Box::new(parquet)), expected);
+        // A text of the user is no damage.
+        let other = arrow::error::ArrowError::CastError("'x is damaged: y'".to_owned());
+        assert_eq!(DataError::damage_in(&other), None);
     }
 }

@@ -5,6 +5,7 @@
 //! by the layers above. It depends on no other crate of the workspace.
 
 pub mod bounds;
+mod checked;
 pub mod clock;
 pub mod cut;
 pub mod delta;
@@ -16,7 +17,9 @@ pub mod input;
 pub mod keys;
 pub mod log;
 pub mod master;
+pub mod offsets;
 pub mod publication;
+mod read_only;
 pub mod scan;
 pub mod schema;
 pub mod sim;

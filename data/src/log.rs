@@ -12,10 +12,12 @@
 //! Frames written together and synced once (group commit) carry one group number. That
 //! number tells a torn tail from damage: a broken frame followed by frames of a *later*
 //! group was acknowledged once, so it is reported; a broken frame with nothing later
-//! behind it never was, so it is cut off.
+//! behind it is taken for one that never was, so it is cut off ([`segment`]).
 //!
 //! The log knows no views and no Parquet. It is opened, replayed once, appended to, and
 //! told up to which cut it may forget.
+
+mod segment;
 
 use std::sync::Arc;
 
@@ -29,6 +31,7 @@ use crate::disk::{AppendFile, Disk};
 use crate::error::{DataError, Result};
 use crate::keys::BlockMark;
 use crate::schema::Column;
+use segment::{Ending, Reader};
 
 const MAGIC: &[u8; 8] = b"LLLOG\x00\x00\x01";
 const FRAME_HEAD_BYTES: usize = 8;
@@ -128,13 +131,18 @@ pub struct Log {
     file: Option<AppendFile>,
     written: u64,
     group: u64,
+    is_marked: bool,
+    redundant_damage: usize,
     /// Set by the first failed write or sync; the log takes nothing after it.
     failed: bool,
 }
 
 impl Log {
-    /// Opens the log and hands every frame to `replay`, in order: its header, and its events
-    /// if `covered` does not cover them. A torn tail is cut off; damage before it is an error naming the segment.
+    /// Opens the log and hands every frame to `replay`, in order: its header, and its events if
+    /// `covered`, the flush cut, does not cover them. A torn tail is cut off.
+    ///
+    /// Errors: `Damaged`, naming the segment, if acknowledged events are lost. Then nothing on
+    /// disk was changed.
     pub fn open(
         disk: Arc<Disk>,
         folder: &str,
@@ -142,119 +150,91 @@ impl Log {
         covered: &Cut,
         replay: &mut Replay<'_>,
     ) -> Result<Self> {
+        let (read, _) = inspect(&disk, folder, covered, replay)?;
         let mut log = Self {
             disk,
             folder: folder.to_owned(),
             segment_bytes,
-            segments: Vec::new(),
+            segments: read.segments,
             file: None,
             written: 0,
-            group: 0,
+            group: read.group,
+            is_marked: read.is_marked,
+            redundant_damage: read.redundant.len(),
             failed: false,
         };
-        let files = log.disk.list(folder)?;
-        for (index, info) in files.iter().enumerate() {
-            let number = info
-                .path
-                .rsplit('/')
-                .next()
-                .and_then(|name| name.parse().ok());
-            let Some(number) = number else {
-                return Err(damaged(
-                    &info.path,
-                    "not a log segment; remove it".to_owned(),
-                ));
-            };
-            let is_last = index + 1 == files.len();
-            let end = log.read_segment(&info.path, is_last, covered, replay)?;
-            if is_last && log.disk.head(&info.path)?.is_some() {
-                // What is replayed is visible from now on, so it must be durable: a killed
-                // process may have written it and not lived to sync.
-                log.disk.append_file(&info.path)?.sync()?;
-            }
-            log.segments.push(Segment {
-                number,
-                path: info.path.clone(),
-                end,
-                group: log.group,
-            });
+        for place in &read.redundant {
+            tracing::error!(
+                place,
+                "the log is damaged; its events are in the master dataset, so none is lost; a key of \
+                 a request without events may be forgotten"
+            );
         }
+        log.settle(read.ending, covered)?;
         Ok(log)
     }
 
-    fn read_segment(
-        &mut self,
-        path: &str,
-        is_last: bool,
-        covered: &Cut,
-        replay: &mut Replay<'_>,
-    ) -> Result<Option<Cut>> {
+    /// Removes what was never acknowledged, and makes durable what counts from now on.
+    ///
+    /// What is replayed is visible from now on, so it must be durable: a killed process may have
+    /// written it and not lived to sync. And its sync may have failed, after which the system
+    /// says of the same bytes that they are synced when they are not: so they are written again.
+    fn settle(&mut self, ending: Ending, covered: &Cut) -> Result<()> {
+        let Some(last) = self.segments.last() else {
+            return Ok(());
+        };
+        let path = &last.path;
+        let is_needed = last.end.as_ref().is_some_and(|end| !covered.covers(end));
         let bytes = self.disk.read(path)?.unwrap_or_default();
-        if bytes.len() < MAGIC.len() || &bytes[..MAGIC.len()] != MAGIC {
-            if is_last && bytes.iter().all(|&byte| byte == 0) || bytes.len() < MAGIC.len() {
+        let kept_bytes = match ending {
+            Ending::NotBegun => {
                 self.disk.remove(path)?;
-                return Ok(None);
+                self.segments.pop();
+                return Ok(());
             }
-            return Err(damaged(
-                path,
-                "it does not begin as a log segment".to_owned(),
-            ));
+            Ending::Torn { at } => {
+                tracing::warn!(path, at, "cutting a torn tail off the log");
+                if !is_needed {
+                    return self.disk.truncate(path, at as u64);
+                }
+                at
+            }
+            Ending::Whole if is_needed => bytes.len(),
+            Ending::Whole => return Ok(()),
+        };
+        match self.write_again(path, &bytes[..kept_bytes]) {
+            Err(error) if error.is_disk_full() => {
+                tracing::warn!(
+                    path,
+                    "no space to write the newest log segment again: syncing it"
+                );
+                self.disk.truncate(path, kept_bytes as u64)
+            }
+            written => written,
         }
-        let mut at = MAGIC.len();
-        let mut end = None;
-        while let Some(payload) = whole_frame(&bytes, at) {
-            let header = read_header(payload)?;
-            self.group = header.group;
-            end = Some(header.range.to.clone());
-            let events = if covered.covers(&header.range.to) {
-                None
-            } else {
-                let decoded = decode_events(payload);
-                Some(decoded.map_err(|e| damaged(path, format!("frame at byte {at}: {e}")))?)
-            };
-            replay(header, events)?;
-            at += FRAME_HEAD_BYTES + payload.len();
-        }
-        if at < bytes.len() {
-            self.settle_broken_tail(path, is_last, &bytes, at)?;
-        }
-        Ok(end)
     }
 
-    /// Decides what a frame that does not check is: damage (an error) or a torn tail.
-    fn settle_broken_tail(&self, path: &str, is_last: bool, bytes: &[u8], at: usize) -> Result<()> {
-        if !is_last {
-            return Err(damaged(
-                path,
-                format!("frame at byte {at} fails its checksum"),
-            ));
-        }
-        // The broken frame is of the last good group or of the next one. The beginning of the
-        // next group behind it says that its own was synced; so does any later group.
-        let later = (at + 1..bytes.len())
-            .filter(|&start| looks_like_frame(bytes, start))
-            .find_map(|start| {
-                let header = read_header(whole_frame(bytes, start)?).ok()?;
-                let next = self.group + 1;
-                (header.group > next || header.group == next && header.is_first)
-                    .then_some(header.group)
-            });
-        if let Some(group) = later {
-            return Err(damaged(
-                path,
-                format!(
-                    "frame at byte {at} fails its checksum, but group {group} behind it is whole: \
-                     acknowledged events are lost"
-                ),
-            ));
-        }
-        tracing::warn!(
-            path,
-            at,
-            bytes = bytes.len() - at,
-            "cutting a torn tail off the log"
-        );
-        self.disk.truncate(path, at as u64)
+    fn write_again(&self, path: &str, bytes: &[u8]) -> Result<()> {
+        let mut again = self.disk.stage(path)?;
+        again.write(bytes)?;
+        again.publish_over()
+    }
+
+    /// Broken places that were found at the start and whose events the master dataset has.
+    pub fn redundant_damage(&self) -> usize {
+        self.redundant_damage
+    }
+
+    /// True if the last group is a mark, or there is none: see [`segment`].
+    pub fn is_marked(&self) -> bool {
+        self.is_marked
+    }
+
+    /// Appends the mark, a frame without events.
+    pub fn mark(&mut self, mark: &Frame) -> Result<()> {
+        self.append(&[mark.encode()?], &mark.header.range.to)?;
+        self.is_marked = true;
+        Ok(())
     }
 
     /// The newest group in the log; 0 if it has none.
@@ -283,6 +263,7 @@ impl Log {
         match self.try_append(frames, end) {
             Ok(()) => {
                 self.group += 1;
+                self.is_marked = false;
                 Ok(())
             }
             Err(error @ DataError::DiskFull { .. }) => {
@@ -364,6 +345,10 @@ impl Log {
     /// after `group`; the open one stays. The cut alone does not say it: a frame without
     /// events, which only remembers a key, lies at its end.
     pub fn forget(&mut self, covered: &Cut, group: u64) -> Result<()> {
+        // The open segment of a failed log may have no frame, and the log must reach the cut.
+        if self.failed {
+            return Ok(());
+        }
         while self.segments.len() > 1 {
             let first = &self.segments[0];
             let is_needed = first.group > group;
@@ -377,24 +362,96 @@ impl Log {
     }
 }
 
-/// A cheap look before a checksum: every header is JSON that begins with its group.
-fn looks_like_frame(bytes: &[u8], at: usize) -> bool {
-    bytes
-        .get(at + FRAME_HEAD_BYTES + 4..)
-        .is_some_and(|header| header.starts_with(b"{\"group\":"))
+/// What reading a log found.
+struct Found {
+    segments: Vec<Segment>,
+    group: u64,
+    is_marked: bool,
+    redundant: Vec<String>,
+    ending: Ending,
 }
 
-/// The payload of the frame that begins at `at`, if it is whole and checks.
-fn whole_frame(bytes: &[u8], at: usize) -> Option<&[u8]> {
-    let head = bytes.get(at..at + FRAME_HEAD_BYTES)?;
-    let length = u32::from_le_bytes(head[..4].try_into().ok()?) as usize;
-    let crc = u32::from_le_bytes(head[4..].try_into().ok()?);
-    if length == 0 || length > MAX_FRAME_BYTES {
-        return None;
+/// What a log holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Inspection {
+    pub segments: usize,
+    pub frames: u64,
+    pub bytes: u64,
+    /// Offsets after the last frame; `None` without one.
+    pub end: Option<Cut>,
+    /// Broken places whose events the master dataset has.
+    pub redundant: Vec<String>,
+    /// What the next start cuts off: it was never acknowledged.
+    pub torn: Option<String>,
+}
+
+/// Reads a log as [`Log::open`] does and changes nothing. Errors: `Damaged` in the same cases.
+pub fn look_at(
+    disk: &Disk,
+    folder: &str,
+    covered: &Cut,
+    replay: &mut Replay<'_>,
+) -> Result<Inspection> {
+    let (_, inspection) = inspect(disk, folder, covered, replay)?;
+    Ok(inspection)
+}
+
+fn inspect(
+    disk: &Disk,
+    folder: &str,
+    covered: &Cut,
+    replay: &mut Replay<'_>,
+) -> Result<(Found, Inspection)> {
+    let files = segment::segments(disk, folder)?;
+    let mut inspection = Inspection {
+        segments: files.len(),
+        ..Inspection::default()
+    };
+    let mut reader = Reader::new(covered);
+    let mut segments = Vec::new();
+    let mut ending = Ending::Whole;
+    for (index, (number, info)) in files.iter().enumerate() {
+        let path = info.path.as_str();
+        let bytes = disk.read(path)?.unwrap_or_default();
+        inspection.bytes += bytes.len() as u64;
+        let (mut end, mut group) = (None, 0);
+        let mut each = |at: usize, header: FrameHeader, payload: &[u8]| {
+            inspection.frames += 1;
+            end = Some(header.range.to.clone());
+            group = header.group;
+            let is_needed = !covered.covers(&header.range.to);
+            let events = is_needed.then(|| decode_events(payload)).transpose();
+            let events = events.map_err(|e| damaged(path, format!("frame at byte {at}: {e}")))?;
+            replay(header, events)
+        };
+        let is_last = index + 1 == files.len();
+        ending = reader.read(path, &bytes, is_last, &mut each)?;
+        inspection.torn = match ending {
+            Ending::Whole => None,
+            Ending::NotBegun => Some(format!("{path} has not begun")),
+            Ending::Torn { at } => Some(format!(
+                "{path}: {} bytes from byte {at} on",
+                bytes.len() - at
+            )),
+        };
+        segments.push(Segment {
+            number: *number,
+            path: path.to_owned(),
+            end,
+            group,
+        });
     }
-    let start = at + FRAME_HEAD_BYTES;
-    let payload = bytes.get(start..start + length)?;
-    (crc32c::crc32c(payload) == crc).then_some(payload)
+    reader.finish(folder)?;
+    inspection.end = reader.reached.clone();
+    inspection.redundant = reader.redundant.clone();
+    let found = Found {
+        segments,
+        group: reader.group,
+        is_marked: reader.is_marked,
+        redundant: reader.redundant,
+        ending,
+    };
+    Ok((found, inspection))
 }
 
 fn damaged(path: &str, reason: String) -> DataError {

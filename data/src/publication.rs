@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::bounds::ColumnBounds;
 use crate::cut::{Cut, CutRange};
-use crate::disk::Disk;
+use crate::disk::{Disk, FileInfo};
 use crate::error::{DataError, Result};
 use crate::keys::KeysFile;
 use crate::schema::{Column, StreamDefinition};
@@ -170,7 +170,7 @@ impl PublicationLog {
         disk.sync_folder(FOLDER)?;
         let newest = disk.list(FOLDER)?.pop();
         let publication = match newest {
-            Some(info) => read_entry(disk.as_ref(), &info.path)?,
+            Some(info) => read_entry(disk.as_ref(), &info.path).map_err(newest_damaged)?,
             None => Publication::default(),
         };
         Ok((Self { disk }, publication))
@@ -205,7 +205,28 @@ impl PublicationLog {
     }
 }
 
-fn read_entry(disk: &Disk, path: &str) -> Result<Publication> {
+/// Says what a damaged newest entry means.
+fn newest_damaged(error: DataError) -> DataError {
+    match error {
+        DataError::Damaged { path, reason } => DataError::Damaged {
+            path,
+            reason: format!(
+                "{reason}. It is the newest publication, which names everything that counts; an \
+                 older one would lose events, so none is used instead. Put this file back from a \
+                 backup, or restore the whole folder"
+            ),
+        },
+        other => other,
+    }
+}
+
+/// The entries that are there, oldest first.
+pub fn entries(disk: &Disk) -> Result<Vec<FileInfo>> {
+    disk.list(FOLDER)
+}
+
+/// Reads one entry. Errors: `Damaged`, `UnknownVersion`.
+pub fn read_entry(disk: &Disk, path: &str) -> Result<Publication> {
     let damaged = |reason: String| DataError::Damaged {
         path: path.into(),
         reason,

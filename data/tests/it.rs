@@ -1,6 +1,7 @@
 //! One binary for all integration tests of this crate.
 
 mod it {
+    mod checked;
     mod input_access_log;
     mod input_blocks;
     mod input_conflicts;

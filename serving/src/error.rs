@@ -4,6 +4,7 @@
 
 use datafusion::common::DataFusionError;
 use datafusion::sql::sqlparser::parser::ParserError;
+use lambdalake_data::DataError;
 
 /// What the caller should do about an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -78,6 +79,25 @@ impl EngineError {
         Self::new(ErrorKind::NotFound, code, message)
     }
 
+    /// A stream is stopped, because what is left of it on disk is not all that was stored.
+    pub fn stream_damaged(stream: &str, reason: &str) -> Self {
+        Self::new(
+            ErrorKind::Unavailable,
+            "stream_damaged",
+            format!("stream {stream} is stopped: {reason}"),
+        )
+    }
+
+    /// A stored file that the request needs is not what was written. Paths are those inside the
+    /// data folder.
+    pub fn data_damaged(path: &std::path::Path, reason: &str) -> Self {
+        let message = format!(
+            "{} is damaged: {reason}; put it back from a backup",
+            path.display()
+        );
+        Self::new(ErrorKind::Unavailable, "data_damaged", message)
+    }
+
     /// A bug; the message is sent, the cause only logged.
     pub fn internal(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Internal, "internal", message)
@@ -128,6 +148,9 @@ impl EngineError {
                 position: inner.position,
                 source: Some(Box::new(error)),
             };
+        }
+        if let Some((path, reason)) = DataError::damage_in(&error) {
+            return Self::data_damaged(&path, &reason).because(error);
         }
         let root = error.find_root();
         let message = root.strip_backtrace();

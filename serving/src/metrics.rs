@@ -100,6 +100,8 @@ metrics! {
     WRITER_QUEUE: Gauge "lambdalake_writer_queue_requests" ["stream"]
         "Requests that wait for the writer of a stream.";
 
+    STREAM_STOPPED: Gauge "lambdalake_stream_stopped" ["stream"]
+        "1 while a stream is stopped because its files are damaged or missing.";
     STREAM_ROWS: Gauge "lambdalake_stream_rows" ["stream"]
         "Events of a stream, flushed or not.";
     STREAM_MASTER_BYTES: Gauge "lambdalake_stream_master_bytes" ["stream"]
@@ -127,6 +129,9 @@ metrics! {
         "Bytes of the files added to the master dataset.";
     FLUSH_SECONDS: Histogram "lambdalake_flush_duration_seconds" ["stream"]
         "Time to flush one tail part, panes and publication included.";
+
+    DAMAGED_FILES: Counter "lambdalake_damaged_files_total" ["kind"]
+        "Files found damaged or missing: log, keys, master, states or delta.";
 
     VIEW_VERSION: Gauge "lambdalake_view_version" ["view"]
         "Number of a view's published version; 0 before the first.";

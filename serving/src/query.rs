@@ -331,12 +331,14 @@ fn register(
         return Ok(());
     };
     let table: Arc<dyn TableProvider> = if let Some(stream) = snapshot.streams.get(name) {
+        stream.readable()?;
         Arc::new(StreamTable::new(
             Arc::clone(stream),
             layer,
             Arc::clone(stats),
         ))
     } else if let Some(view) = snapshot.views.get(name) {
+        view.stream.readable()?;
         let finished = FinishedTable::new(Arc::clone(view), layer, Arc::clone(stats));
         let plan = view
             .view

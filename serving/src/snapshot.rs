@@ -11,7 +11,7 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
-use datafusion::error::Result;
+use datafusion::error::Result as PlanResult;
 use lambdalake_data::publication::{StatesFile, StoredPane, StreamState, ViewState, ViewVersion};
 use lambdalake_data::scan::ScanFile;
 use lambdalake_data::schema::StreamDefinition;
@@ -19,11 +19,13 @@ use lambdalake_data::tail::TailPart;
 use lambdalake_data::{Cut, CutRange};
 use lambdalake_views::View;
 
+use crate::error::EngineError;
+
 /// Hands out the states of a tail part. The speed layer implements it; the layers do not
 /// import each other, so the binary joins the two through this trait.
 #[async_trait]
 pub trait SpeedStates: Send + Sync + std::fmt::Debug {
-    async fn states(&self, view: &ViewSnapshot, part: &TailPart) -> Result<Vec<RecordBatch>>;
+    async fn states(&self, view: &ViewSnapshot, part: &TailPart) -> PlanResult<Vec<RecordBatch>>;
 
     /// Makes and keeps the states if at least so many rows of the part are not mapped yet.
     async fn map_ahead(
@@ -31,7 +33,7 @@ pub trait SpeedStates: Send + Sync + std::fmt::Debug {
         view: &ViewSnapshot,
         part: &TailPart,
         unmapped_rows: usize,
-    ) -> Result<()>;
+    ) -> PlanResult<()>;
 }
 
 /// Held by a snapshot so that a file or folder it names stays; the last holder lets go of it.
@@ -54,6 +56,9 @@ pub struct StreamSnapshot {
     pub parts: Vec<OpenPart>,
     pub end: Cut,
     pub last_ingested_at_micros: Option<i64>,
+    /// Why nothing of it is read or written: its files are damaged or missing. Such a stream has
+    /// no tail here, so what is left of it must not be served.
+    pub stopped: Option<Arc<str>>,
     pub pins: Vec<Pin>,
 }
 
@@ -64,6 +69,14 @@ impl StreamSnapshot {
         files
             .map(|file| ScanFile::of_master(&folder, file))
             .collect()
+    }
+
+    /// Errors: `stream_damaged` if the stream is stopped. Whoever reads it asks first.
+    pub fn readable(&self) -> Result<(), EngineError> {
+        match &self.stopped {
+            Some(reason) => Err(EngineError::stream_damaged(&self.definition.name, reason)),
+            None => Ok(()),
+        }
     }
 
     pub fn master_rows(&self) -> u64 {

@@ -87,6 +87,7 @@ enum Command {
     Redefine(Redefinition, oneshot::Sender<Result<(), SpeedError>>),
     Seal(oneshot::Sender<Option<Sealed>>),
     Forget(Cut, u64),
+    MarkEnd(oneshot::Sender<()>),
     Stop,
 }
 
@@ -255,6 +256,38 @@ impl StreamWriter {
             return;
         }
         self.apply(group, definition, end, now);
+    }
+
+    /// Appends an empty group behind the last one, if that has events.
+    fn mark_end(&mut self) {
+        let Some(last) = self.tail.last_ingested_at_micros else {
+            return;
+        };
+        if self.log.is_marked() {
+            return;
+        }
+        let definition = &self.tail.definition;
+        let mark = Frame {
+            header: FrameHeader {
+                group: self.log.next_group(),
+                is_first: true,
+                request_id: "mark".to_owned(),
+                ingested_at_micros: last,
+                schema_id: definition.schema_id,
+                new_columns: None,
+                range: CutRange::new(self.tail.end.clone(), self.tail.end.clone()),
+                idempotency_key: None,
+                block: None,
+            },
+            events: RecordBatch::new_empty(definition.stored_schema()),
+        };
+        if let Err(error) = self.log.mark(&mark) {
+            tracing::warn!(stream = definition.name, %error, "the end of the log is not marked");
+            if !error.is_disk_full() {
+                let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+                failure.get_or_insert_with(|| error.to_string());
+            }
+        }
     }
 
     /// Answers a request whose block was stored before; gives back any other. Who sends it
@@ -588,6 +621,16 @@ impl WriterHandle {
         redefined.blocking_recv().map_err(|_| self.closed())?
     }
 
+    /// Marks the end of the log, if its last group has events: from then on damage to that group
+    /// can be told from a group that was never finished. Waits for its turn.
+    pub fn mark_end(&self) -> Result<(), SpeedError> {
+        let (reply, marked) = oneshot::channel();
+        self.commands
+            .send(Command::MarkEnd(reply))
+            .map_err(|_| self.closed())?;
+        marked.blocking_recv().map_err(|_| self.closed())
+    }
+
     /// See [`StreamWriter::forget`].
     pub fn forget(&self, covered: Cut, saved_group: u64) -> Result<(), SpeedError> {
         self.commands
@@ -662,6 +705,12 @@ fn run(writer: &mut StreamWriter, queue: &Receiver<Command>) {
                 }
             }
             Command::Forget(covered, saved_group) => writer.forget(&covered, saved_group),
+            Command::MarkEnd(reply) => {
+                writer.mark_end();
+                if reply.send(()).is_err() {
+                    tracing::debug!("nobody waits for the mark any more");
+                }
+            }
             Command::Stop => return,
         }
     }

@@ -26,7 +26,8 @@ Begin here:
   lambdalake ingest access_log access.log          send a file to the stream access_log
   lambdalake sql 'SELECT count(*) FROM access_log'
 
-Exit codes: 0 done, 1 failed, 2 bad input, 3 server unreachable or still busy after retries.";
+Exit codes: 0 done, 1 failed, 2 bad input, 3 server unreachable or still busy after retries,
+4 damage found by verify.";
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -35,6 +36,7 @@ pub enum Command {
     Sql(SqlArgs),
     Recompute(RecomputeArgs),
     Status(StatusArgs),
+    Verify(VerifyArgs),
     Demo(DemoArgs),
     Generate(GenerateArgs),
     Settings(SettingsArgs),
@@ -325,6 +327,50 @@ pub struct StatusArgs {
     pub json: bool,
     #[command(flatten)]
     pub server: ServerArgs,
+}
+
+/// Check a data folder for damage; no server may run on it.
+#[derive(Debug, Args)]
+#[command(
+    long_about = "Check a data folder for damage, and change nothing in it.\n\n\
+    It takes the folder's lock, so a server that runs there has to be stopped first; a copy of the \
+    folder can be checked at any time. Checked are the publications, each file that the newest one \
+    names (length and checksum), the events of every master file (each offset once), the log, the \
+    states of views, and the Delta tables. With --deep, every view is also computed from scratch \
+    and compared with its stored states. What a crash left behind is no damage; the next start \
+    removes it.",
+    after_help = "\
+Examples:
+  lambdalake verify --data-dir /var/lib/lambdalake
+  lambdalake verify --deep
+  lambdalake verify --output json | jq '.checks[].findings[]'
+
+Exit codes: 0 all is well, 4 damage was found, 1 something could not be checked, 2 bad arguments."
+)]
+pub struct VerifyArgs {
+    /// The data folder.
+    #[arg(
+        long,
+        env = "LAMBDALAKE_DATA_DIR",
+        value_name = "DIR",
+        default_value = "./lambdalake-data"
+    )]
+    pub data_dir: PathBuf,
+    /// Compute every view from scratch as well, and compare.
+    #[arg(long, env = "LAMBDALAKE_VERIFY_DEEP")]
+    pub deep: bool,
+    /// Form of the report.
+    #[arg(long, env = "LAMBDALAKE_VERIFY_OUTPUT", default_value = "text")]
+    pub output: VerifyOutput,
+}
+
+/// Forms of the report of `verify`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum VerifyOutput {
+    /// A line for each check, and below it what was found.
+    Text,
+    /// One JSON object.
+    Json,
 }
 
 /// Start an engine on a temporary folder, feed it and show exact answers.

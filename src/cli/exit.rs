@@ -15,6 +15,8 @@ pub enum Exit {
     BadInput,
     /// 3: the server could not be reached, or was still busy after all retries.
     Unreachable,
+    /// 4: `verify` found damage.
+    Damaged,
 }
 
 /// What a client command may run into.
@@ -105,6 +107,7 @@ impl From<Exit> for ExitCode {
             Exit::Other => 1,
             Exit::BadInput => 2,
             Exit::Unreachable => 3,
+            Exit::Damaged => 4,
         })
     }
 }

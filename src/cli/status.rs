@@ -27,6 +27,7 @@ pub(super) const VIEW_COLUMNS: &[&str] = &[
     "freshness_ms",
     "last_run",
     "audit",
+    "error",
 ];
 /// Of the health details, those that have tables of their own or are shown under them.
 const NOT_SHOWN: &[&str] = &["streams", "views"];

@@ -53,10 +53,7 @@ impl Engine {
 
     /// Carries out `ALTER TABLE`.
     pub(super) fn alter_stream(self: &Arc<Self>, spec: AlterSpec) -> Result<(), EngineError> {
-        let stream = self.stream_runtime(&spec.stream).ok_or_else(|| {
-            let message = format!("there is no stream {}", spec.stream);
-            EngineError::not_found("unknown_stream", message)
-        })?;
+        let stream = self.running_stream(&spec.stream)?;
         let refused = self.redefine(&stream, move |definition| {
             let mut columns = definition.columns.clone();
             for change in &spec.changes {

@@ -46,6 +46,8 @@ impl Engine {
         let tail: usize = stream.parts.iter().map(|open| open.part.bytes()).sum();
         let runtime = self.stream_runtime(&definition.name);
         let trouble = runtime.and_then(|runtime| lock(&runtime.trouble).clone());
+        let damaged = self.damaged_files_of(&definition.master_folder());
+        let stopped = stream.stopped.as_ref().map(ToString::to_string);
         json!({
             "name": definition.name,
             "comment": stream.state.comments.table,
@@ -72,7 +74,7 @@ impl Engine {
             },
             "delta_refused_column": refused_column(definition),
             "created_at": rfc3339(stream.state.created_at_micros),
-            "error": trouble,
+            "error": stopped.or(damaged).or(trouble),
         })
     }
 
@@ -134,6 +136,7 @@ impl Engine {
             "audit": last.as_ref().map(|run| run["audit"].clone()),
             "last_run": last,
             "created_at": rfc3339(state.created_at_micros),
+            "error": view.stream.readable().err().map(|error| error.message),
         })
     }
 

@@ -21,6 +21,7 @@ use lambdalake_serving::snapshot::{ViewSnapshot, scan_files};
 use lambdalake_speed::keys::UnsavedKeys;
 use lambdalake_speed::writer::Sealed;
 
+use super::damage::Damage;
 use super::keys::{NextKeys, touched_files, write_unsaved};
 use super::rewrite::outdated;
 use super::{Engine, StreamRuntime, lock};
@@ -71,7 +72,15 @@ impl Engine {
             // Rolled forward once outdated files are written again (see `rewrite`).
             Some(state) if outdated(state).next().is_some() => Ok(()),
             Some(state) if state.definition.incarnation == stream.definition.incarnation => {
-                Ok(self.compute.block_on(mirror.roll_forward(state))?)
+                if let Some(reason) = self.compute.block_on(mirror.roll_forward(state))? {
+                    self.count_damage("delta", 1);
+                    tracing::error!(
+                        stream = stream.definition.name,
+                        reason,
+                        "the Delta log was damaged and is made again; its history begins anew"
+                    );
+                }
+                Ok(())
             }
             _ => Ok(()),
         }
@@ -154,6 +163,9 @@ impl Engine {
                         "no pane stored; these events are mapped from the master dataset"
                     );
                     trouble = Some(format!("no pane of view {view} stored: {error:#}"));
+                    if let Some(damage) = Damage::in_error(error.as_ref()) {
+                        self.note(&damage);
+                    }
                 }
             }
         }

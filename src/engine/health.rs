@@ -19,6 +19,10 @@ use super::{Engine, StreamRuntime, lock};
 /// A runtime that runs no task for this long is shown as stalled.
 const STALLED_AFTER: Duration = Duration::from_secs(30);
 
+/// The writer of a stream that does not run because its files are damaged. The others do, so
+/// the node stays ready: taking it out of service would stop them, too.
+const STOPPED: &str = "stopped";
+
 /// One worker at one moment.
 pub(super) struct Worker {
     /// The kind of work; from a short fixed list.
@@ -144,6 +148,17 @@ impl Engine {
         let mut streams = self.all_streams();
         streams.sort_by(|a, b| a.definition.name.cmp(&b.definition.name));
         workers.extend(streams.iter().flat_map(|stream| stream.workers()));
+        let snapshot = self.publisher.snapshot();
+        let stopped = snapshot.streams.values().filter_map(|stream| {
+            Some(Worker {
+                name: "writer",
+                stream: Some(stream.definition.name.clone()),
+                state: STOPPED,
+                is_dead: false,
+                error: Some(stream.stopped.as_ref()?.to_string()),
+            })
+        });
+        workers.extend(stopped);
         workers
     }
 
@@ -194,9 +209,24 @@ impl Engine {
             .filter(|worker| worker.is_dead)
             .map(Worker::title)
             .collect();
+        let stopped: Vec<String> = workers
+            .iter()
+            .filter(|worker| worker.state == STOPPED && !worker.is_dead)
+            .map(Worker::title)
+            .collect();
+        let damaged: Vec<Value> = lock(&self.damaged_master)
+            .iter()
+            .map(|(path, reason)| json!({"path": path, "reason": reason}))
+            .collect();
         let ready = dead.is_empty() && !is_stopping;
         let (status, reason) = if is_stopping {
             ("shutting_down", Some("the engine shuts down".to_owned()))
+        } else if ready && !stopped.is_empty() {
+            let reason = format!("stopped: {}; the others go on", stopped.join(", "));
+            ("degraded", Some(reason))
+        } else if ready && !damaged.is_empty() {
+            let reason = "files of the master dataset are damaged; queries that need them fail";
+            ("degraded", Some(reason.to_owned()))
         } else if ready {
             ("ready", None)
         } else {
@@ -227,6 +257,7 @@ impl Engine {
             "views": snapshot.views.len(),
             "running_recomputes": lock(&self.running).len(),
             "failed_recomputes": self.failed_recomputes(),
+            "damaged_files": damaged,
         });
         Health { ready, details }
     }

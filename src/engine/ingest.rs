@@ -129,6 +129,7 @@ impl Engine {
         request: IngestRequest,
     ) -> Result<IngestReply, EngineError> {
         lambdalake_serving::statement::check_name(&request.stream)?;
+        self.refuse_stopped(&request.stream)?;
         if !self.settings.auto_create_streams && self.definition(&request.stream).is_none() {
             return Err(unknown_stream(&request.stream));
         }

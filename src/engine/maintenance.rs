@@ -65,6 +65,7 @@ impl Engine {
         for stream in self.all_streams() {
             self.flush_if_due(&stream);
             self.rewrite_if_due(&stream);
+            self.mark_if_quiet(&stream);
         }
         self.start_due_recomputes(schedule);
         self.fill_emptied_views();
@@ -118,6 +119,7 @@ impl Engine {
         let publication = self.publisher.publication();
         let now = self.clock.now_micros();
         let views = publication.views.values().filter_map(|view| {
+            self.refuse_stopped(&view.stream).ok()?;
             let made = view
                 .version
                 .as_ref()

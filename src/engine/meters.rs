@@ -197,6 +197,7 @@ impl State {
         let name = stream.definition.name.as_str();
         let set = |metric, value: u64| self.set(metric, &[name], value as f64);
         let tail_bytes: usize = stream.parts.iter().map(|open| open.part.bytes()).sum();
+        set(&names::STREAM_STOPPED, u64::from(stream.stopped.is_some()));
         set(&names::STREAM_ROWS, stream.end.events());
         set(&names::STREAM_MASTER_FILES, stream.state.files.len() as u64);
         set(

@@ -11,8 +11,6 @@ use lambdalake_serving::engine::{
     IngestRequest, QueryRequest, StreamSpec, ViewSpec,
 };
 use lambdalake_serving::metrics::Meters;
-use lambdalake_serving::query::Moment;
-use lambdalake_serving::system::System;
 use lambdalake_speed::SpeedError;
 use lambdalake_views::ViewError;
 use serde_json::Value;
@@ -24,6 +22,9 @@ pub(super) fn from_data(error: DataError) -> EngineError {
         let message = "the data disk is full; nothing of this request was stored, try again once \
                        there is space";
         return EngineError::new(ErrorKind::Unavailable, "disk_full", message).because(error);
+    }
+    if let Some((path, reason)) = DataError::damage_in(&error) {
+        return EngineError::data_damaged(&path, &reason).because(error);
     }
     EngineError::internal("the data folder could not be written").because(error)
 }
@@ -186,13 +187,10 @@ impl port::Engine for Port {
 
     async fn flush(&self, stream: Option<&str>) -> Result<(), EngineError> {
         let streams = match stream {
-            Some(name) => vec![
-                self.0
-                    .stream_runtime(name)
-                    .ok_or_else(|| unknown_stream(name))?,
-            ],
+            Some(name) => vec![self.0.running_stream(name)?],
             None => self.0.all_streams(),
         };
+        let is_all = stream.is_none();
         self.0
             .off_io(move |engine| {
                 streams.iter().try_for_each(|stream| {
@@ -202,7 +200,12 @@ impl port::Engine for Port {
                             Err(error) => EngineError::internal("the flush failed").because(error),
                         }
                     })
-                })
+                })?;
+                // After the others: what can be flushed is.
+                if is_all {
+                    engine.refuse_any_stopped()?;
+                }
+                Ok(())
             })
             .await?
     }
@@ -284,12 +287,6 @@ impl port::Engine for Port {
     }
 
     async fn query(&self, request: QueryRequest) -> Result<Answer, EngineError> {
-        let system = Arc::clone(&self.0) as Arc<dyn System>;
-        let moment = Moment {
-            snapshot: self.0.publisher.snapshot(),
-            system,
-            now_micros: self.0.clock.now_micros(),
-        };
-        self.0.queries.run(moment, request).await
+        self.0.answer(request).await
     }
 }

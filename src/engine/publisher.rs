@@ -6,6 +6,8 @@
 //! tail parts that the entry's cut covers are left out, so a flush moves events from the
 //! tail to the master dataset in one step.
 
+mod damage;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -13,12 +15,12 @@ use anyhow::Context;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use datafusion::error::DataFusionError;
+use lambdalake_data::Disk;
 use lambdalake_data::publication::{
     Publication, PublicationLog, StatesFile, StreamState, ViewState,
 };
 use lambdalake_data::schema::{StreamDefinition, schema_of, stored_schema};
 use lambdalake_data::tail::TailPart;
-use lambdalake_data::{Disk, disk};
 use lambdalake_serving::snapshot::{
     OpenPart, Pin, Snapshot, SpeedStates, StreamSnapshot, ViewSnapshot,
 };
@@ -103,6 +105,8 @@ struct Live {
     kept: HashMap<String, Arc<Kept>>,
     /// States files that are not there or not whole; what they held is mapped again.
     unusable: HashSet<String>,
+    /// Streams that do not run and why, by master folder.
+    stopped: HashMap<String, Arc<str>>,
 }
 
 struct Durable {
@@ -140,7 +144,7 @@ impl Publisher {
         for state in current.views.values() {
             let view = Arc::new(compile(state)?);
             if view.definition_hash() == state.definition_hash {
-                find_unusable(disk.as_ref(), state, &mut live.unusable)?;
+                live.unusable.extend(damage::broken_files(&disk, state));
             } else {
                 tracing::warn!(
                     view = state.name,
@@ -226,7 +230,14 @@ impl Publisher {
         };
         let publication = Arc::clone(&live.publication);
         for (name, state) in &publication.streams {
-            let Some(tail) = live.tails.get(&state.definition.master_folder()) else {
+            let master = state.definition.master_folder();
+            if let Some(reason) = live.stopped.get(&master).cloned() {
+                let pins = vec![self.pin(live, &master, true)];
+                let stream = damage::stopped_stream(state, reason, pins);
+                snapshot.streams.insert(name.clone(), Arc::new(stream));
+                continue;
+            }
+            let Some(tail) = live.tails.get(&master) else {
                 continue;
             };
             let parts = tail
@@ -242,8 +253,8 @@ impl Publisher {
                     }),
                 })
                 .collect();
-            let folder = self.pin(live, &state.definition.master_folder(), true);
-            let Some(tail) = live.tails.get(&state.definition.master_folder()) else {
+            let folder = self.pin(live, &master, true);
+            let Some(tail) = live.tails.get(&master) else {
                 continue;
             };
             let stream = StreamSnapshot {
@@ -253,6 +264,7 @@ impl Publisher {
                 parts,
                 end: tail.end.clone(),
                 last_ingested_at_micros: tail.last_ingested_at_micros,
+                stopped: None,
                 pins: vec![folder],
             };
             snapshot.streams.insert(name.clone(), Arc::new(stream));
@@ -355,9 +367,10 @@ impl Publisher {
     }
 
     /// Removes what a crash left behind: files that the newest entry does not name, and the
-    /// folders of dropped streams.
+    /// folders of dropped streams. Nothing of a stopped stream goes: it may be what mends it.
     pub fn remove_orphans(&self) -> anyhow::Result<()> {
         let publication = self.publication();
+        let stopped: Vec<String> = lock(&self.live).stopped.keys().cloned().collect();
         let named = names(&publication);
         let mut master = HashSet::new();
         let mut folders = HashSet::new();
@@ -374,7 +387,8 @@ impl Publisher {
         let is_kept = |path: &str| {
             let folder = path.splitn(3, '/').take(2).collect::<Vec<_>>().join("/");
             let is_data = path.ends_with(".parquet") && !path.contains("/_delta_log/");
-            folders.contains(&folder) && (!is_data || master.contains(path))
+            let is_stopped = stopped.contains(&folder);
+            folders.contains(&folder) && (is_stopped || !is_data || master.contains(path))
         };
         for root in ["views", "streams", "log", "keys"] {
             for info in self.disk.list(root)? {
@@ -421,22 +435,4 @@ pub fn compile(state: &ViewState) -> anyhow::Result<View> {
         (name == state.stream).then(|| Arc::clone(&schema))
     })
     .with_context(|| format!("view {} cannot be compiled any more", state.name))
-}
-
-fn find_unusable(
-    disk: &Disk,
-    state: &ViewState,
-    unusable: &mut HashSet<String>,
-) -> anyhow::Result<()> {
-    for file in states_files(state) {
-        if disk::checksum(disk, &file.path)? != Some(file.crc32c) {
-            tracing::warn!(
-                view = state.name,
-                path = file.path,
-                "a states file is missing or damaged; its events are mapped from the master dataset"
-            );
-            unusable.insert(file.path.clone());
-        }
-    }
-    Ok(())
 }

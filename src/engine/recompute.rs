@@ -15,6 +15,7 @@ use lambdalake_serving::snapshot::ViewSnapshot;
 use lambdalake_views::PLANNING_STACK_BYTES;
 use tokio::sync::watch;
 
+use super::damage::{Damage, Found};
 use super::streams::ChangeError;
 use super::{Engine, lock};
 
@@ -49,10 +50,12 @@ impl Running {
 impl Engine {
     /// Starts a recompute in a thread of its own.
     pub(super) fn start_recompute(self: &Arc<Self>, name: &str) -> Result<String, EngineError> {
-        if !self.publisher.publication().views.contains_key(name) {
+        let publication = self.publisher.publication();
+        let Some(view) = publication.views.get(name) else {
             let message = format!("there is no view {name}");
             return Err(EngineError::not_found("unknown_view", message));
-        }
+        };
+        self.refuse_stopped(&view.stream)?;
         let now = self.clock.now_micros();
         let run_id = format!("{now:016}-{name}");
         let progress = Arc::new(Progress::default());
@@ -140,7 +143,15 @@ impl Engine {
 
     fn recompute_now(self: &Arc<Self>, view: &str, begun: Run, progress: &Arc<Progress>) -> Run {
         let mut run = begun;
-        match self.try_recompute(view, &mut run, progress) {
+        let mut done = self.try_recompute(view, &mut run, progress);
+        if let Err(error) = &done
+            && let Some(damage) = Damage::in_error(error.as_ref())
+            && self.note(&damage) == Found::States
+        {
+            // The states to compare with were broken; without them there is nothing to compare.
+            done = self.try_recompute(view, &mut run, progress);
+        }
+        match done {
             Ok(()) => run.status = RunStatus::Succeeded,
             Err(error) => {
                 tracing::warn!(view, error = format!("{error:#}"), "recompute failed");

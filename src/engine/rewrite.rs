@@ -19,7 +19,7 @@ use lambdalake_data::publication::{MasterFile, StreamState};
 use super::{Engine, StreamRuntime, lock};
 
 /// Files whose columns have other types than the stream has today.
-pub(super) fn outdated(state: &StreamState) -> impl Iterator<Item = &MasterFile> {
+pub(crate) fn outdated(state: &StreamState) -> impl Iterator<Item = &MasterFile> {
     let since = state.definition.types_since;
     state
         .files

@@ -60,6 +60,7 @@ impl Engine {
                 Ok(())
             },
         )?;
+        self.count_damage("log", log.redundant_damage());
         let limits = WriterLimits {
             queue_requests: self.settings.ingest_queue_requests,
             group_requests: self.settings.group_commit_requests,
@@ -88,6 +89,7 @@ impl Engine {
             flush: Mutex::new(DeltaMirror::new(Arc::clone(&self.disk), definition)),
             mirror_is_behind: true.into(),
             waiting_since: Mutex::default(),
+            quiet: Mutex::default(),
             never_widened: Mutex::default(),
             is_rewriting: false.into(),
             rewrite_failed: Mutex::default(),
@@ -165,6 +167,8 @@ impl Engine {
                 }
                 started.map_err(super::port::from_speed)
             }
+            // It exists; why it is stopped is told by what reads or writes it.
+            None if spec.if_not_exists && self.refuse_stopped(&spec.name).is_err() => Ok(()),
             None if spec.if_not_exists => self.wait_for_stream(&spec.name),
             None => Err(conflict("stream", &spec.name)),
         }
@@ -201,6 +205,7 @@ impl Engine {
         let source = snapshot.streams.get(&stream).ok_or_else(|| {
             EngineError::not_found("unknown_stream", format!("there is no stream {stream}"))
         })?;
+        source.readable()?;
         let columns = source.definition.columns.clone();
         let now = self.clock.now_micros();
         let publisher = Arc::clone(&self.publisher);
@@ -247,17 +252,17 @@ impl Engine {
     }
 
     pub(super) fn remove_stream(&self, name: &str, if_exists: bool) -> Result<(), EngineError> {
-        let removed = self.publisher.change(|next| -> Result<u64, ChangeError> {
+        let removed = self.publisher.change(|next| {
             if let Some(view) = next.views.values().find(|view| view.stream == name) {
                 let message = format!("view {} reads stream {name}; drop it first", view.name);
                 let error = EngineError::new(ErrorKind::Conflict, "in_use", message);
                 return Err(ChangeError::Engine(error));
             }
             let removed = next.streams.remove(name).ok_or(ChangeError::Unchanged)?;
-            Ok(removed.definition.incarnation)
+            Ok(removed.definition.clone())
         });
-        let incarnation = match removed {
-            Ok(incarnation) => incarnation,
+        let definition = match removed {
+            Ok(definition) => definition,
             Err(ChangeError::Unchanged) if if_exists => return Ok(()),
             Err(ChangeError::Unchanged) => {
                 let message = format!("there is no stream {name}");
@@ -268,19 +273,24 @@ impl Engine {
         let runtime = {
             let mut streams = lock(&self.streams);
             // Somebody may have made another stream of this name already; that one stays.
-            let is_it =
-                |runtime: &Arc<StreamRuntime>| runtime.definition.incarnation == incarnation;
+            let is_it = |runtime: &Arc<StreamRuntime>| {
+                runtime.definition.incarnation == definition.incarnation
+            };
             if streams.get(name).is_some_and(is_it) {
                 streams.remove(name)
             } else {
                 None
             }
         };
-        if let Some(runtime) = runtime {
-            let definition = runtime.definition.clone();
-            let log = definition.log_folder();
-            drop(runtime);
+        let did_run = runtime.is_some();
+        // Waits for the writer, which holds the log.
+        drop(runtime);
+        if did_run {
             self.publisher.remove_tail(&definition);
+        }
+        self.forget_damage(&definition.master_folder());
+        if did_run || self.publisher.remove_stopped(&definition) {
+            let log = definition.log_folder();
             self.disk.remove_folder(&log).map_err(from_data)?;
             let keys = definition.keys_folder();
             self.disk.remove_folder(&keys).map_err(from_data)?;

@@ -1,31 +1,26 @@
 //! The simulated world: the real engine over files that forget, against the model.
 
+mod checks;
+mod reading;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use arrow::array::{AsArray, RecordBatch};
-use arrow::datatypes::{DataType, Float64Type, Int32Type, Int64Type, TimestampMicrosecondType};
-use futures::TryStreamExt;
 use lambdalake_batch::schedule::Schedule;
 use lambdalake_data::Clock;
 use lambdalake_data::disk::Disk;
-use lambdalake_data::files::Files;
 use lambdalake_data::input::Encoding;
-use lambdalake_data::publication::MasterFile;
 use lambdalake_data::sim::{Fault, SimFiles};
-use lambdalake_serving::engine::{
-    Engine as _, EngineError, IngestReply, IngestRequest, Layer, Params, QueryRequest,
-};
+use lambdalake_serving::engine::{Engine as _, EngineError, IngestReply, IngestRequest};
 use lambdalake_serving::statement::Statement;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
-use super::model::{Fate, Places, Request, Row, SHARDS, StreamModel, select};
+use super::model::{Fate, Request, SHARDS, StreamModel, select};
 use super::steps::{Ending, STREAMS, Step, VIEWS};
-use crate::engine::{Engine, Port, Surroundings, states_files};
+use crate::engine::{Engine, Port, Surroundings};
 use crate::settings::{Settings, SettingsFlags};
 
 /// The engine may need so many milliseconds for what runs beside the steps.
@@ -476,56 +471,6 @@ impl World {
         }
     }
 
-    /// After a recompute, everything but the tail must be in stored states: what is not is
-    /// exact too, but slow.
-    fn check_has_no_gaps(&self, view: &str) -> Result<(), String> {
-        let snapshot = self.port.as_ref().map(|port| port.0.snapshot());
-        let gaps = snapshot
-            .and_then(|snapshot| snapshot.views.get(view).map(|view| view.gaps()))
-            .unwrap_or_default();
-        if gaps.is_empty() {
-            Ok(())
-        } else {
-            Err(format!(
-                "{view} has no states for {gaps:?} after a recompute"
-            ))
-        }
-    }
-
-    /// Every file that is named must be there and whole, whatever the power did: a missing
-    /// states file would be noticed and made up for, and hide that it was named too early.
-    fn check_named_files(&self) -> Result<(), String> {
-        let Some(port) = &self.port else {
-            return Ok(());
-        };
-        let snapshot = port.0.snapshot();
-        let of_streams = snapshot.streams.values().flat_map(|stream| {
-            let folder = stream.definition.master_folder();
-            let named = |file: &MasterFile| (format!("{folder}/{}", file.path), file.crc32c);
-            let keys = stream.state.keys.iter();
-            let keys = keys.map(|file| (file.path.clone(), file.crc32c));
-            let files = stream.state.files.iter().map(named);
-            files.chain(keys).collect::<Vec<_>>()
-        });
-        let of_views = snapshot.views.values().flat_map(|view| {
-            let files = states_files(&view.state);
-            files.map(|file| (file.path.clone(), file.crc32c))
-        });
-        for (path, crc32c) in of_streams.chain(of_views) {
-            match self.files.read(Path::new(&path)) {
-                Ok(bytes) if crc32c::crc32c(&bytes) == crc32c => {}
-                Ok(bytes) => {
-                    return Err(format!(
-                        "{path} is named and damaged: {} bytes",
-                        bytes.len()
-                    ));
-                }
-                Err(error) => return Err(format!("{path} is named: {error}")),
-            }
-        }
-        Ok(())
-    }
-
     fn is_idle(&self) -> bool {
         self.port.as_ref().is_none_or(|port| port.0.is_idle())
     }
@@ -606,130 +551,6 @@ impl World {
         self.port = Some(Port(Engine::open_in(settings, surroundings)?));
         Ok(())
     }
-
-    /// Takes in which of the things in doubt are there after a start.
-    fn settle(&mut self) -> Result<(), String> {
-        for stream in 0..STREAMS {
-            let name = stream_name(stream);
-            let port = self.port().map_err(|error| error.to_string())?;
-            let is_there = port.stream(&name).is_some();
-            let views: BTreeSet<usize> = (0..VIEWS)
-                .filter(|kind| port.view(&view_name(stream, *kind)).is_some())
-                .collect();
-            let slot = &mut self.slots[stream];
-            if is_there != slot.model.is_some() {
-                if !std::mem::take(&mut slot.is_in_doubt) {
-                    return Err(format!("after the start, {name} exists: {is_there}"));
-                }
-                slot.model = is_there.then(StreamModel::default);
-            }
-            slot.is_in_doubt = false;
-            let in_doubt = std::mem::take(&mut slot.views_in_doubt);
-            let Some(model) = &mut slot.model else {
-                continue;
-            };
-            if let Some(kind) = views
-                .symmetric_difference(&model.views)
-                .find(|kind| !in_doubt.contains(kind))
-            {
-                let is_there = views.contains(kind);
-                return Err(format!(
-                    "after the start, v{kind} of {name} exists: {is_there}"
-                ));
-            }
-            model.views = views;
-            model.log_failed = false;
-            let found = self.places(stream)?;
-            if let Some(model) = &mut self.slots[stream].model {
-                model
-                    .settle(&found)
-                    .map_err(|e| format!("after the start, {name}: {e}"))?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Everything of a stream must be what the model says, in the stream and in its views.
-    fn check(&mut self, stream: usize) -> Result<(), String> {
-        let Some(model) = &self.slots[stream].model else {
-            return Ok(());
-        };
-        self.tally.checks += 1;
-        let name = stream_name(stream);
-        let found = self.places(stream)?;
-        model
-            .check(&found)
-            .map_err(|error| format!("{name}: {error}"))?;
-        for kind in &model.views {
-            let view = view_name(stream, *kind);
-            let mut rows = lines(&self.query(&format!("SELECT * FROM {view}"))?)?;
-            rows.sort();
-            let expected = model.view(*kind);
-            if rows != expected {
-                return Err(format!("{view} is {rows:#?}\nand should be {expected:#?}"));
-            }
-        }
-        if model.views.contains(&0) {
-            let view = view_name(stream, 0);
-            let sql = format!(
-                "SELECT (SELECT coalesce(sum(c), 0) FROM {view}) = (SELECT count(*) FROM {name})"
-            );
-            if lines(&self.query(&sql)?)? != ["true"] {
-                return Err(format!("{view} does not count {name} in one snapshot"));
-            }
-        }
-        Ok(())
-    }
-
-    fn query(&self, sql: &str) -> Result<Vec<RecordBatch>, String> {
-        let port = self.port().map_err(|error| error.to_string())?;
-        let request = QueryRequest {
-            sql: sql.to_owned(),
-            params: Params::default(),
-            layer: Layer::Merged,
-            timeout: Duration::from_secs(600),
-            max_rows: u64::MAX,
-            query_id: "selftest".to_owned(),
-        };
-        let answer = self.driver.block_on(async {
-            let answer = port.query(request).await?;
-            answer
-                .batches
-                .try_collect()
-                .await
-                .map_err(EngineError::from_datafusion)
-        });
-        answer.map_err(|error: EngineError| format!("{sql}: {error:?}"))
-    }
-
-    fn places(&self, stream: usize) -> Result<Places, String> {
-        let sql = format!("SELECT _shard, _offset, ts, r, i, k, n, x FROM s{stream}");
-        let mut places = Places::new();
-        for batch in self.query(&sql)? {
-            let shards = batch.column(0).as_primitive::<Int32Type>();
-            let ints = |column: usize| batch.column(column).as_primitive::<Int64Type>();
-            let times = batch.column(2).as_primitive::<TimestampMicrosecondType>();
-            let keys = batch.column(5).as_string::<i32>();
-            let xs = batch.column(7).as_primitive::<Float64Type>();
-            for row in 0..batch.num_rows() {
-                let place = (shards.value(row) as u32, ints(1).value(row) as u64);
-                let key = keys.iter().nth(row).flatten();
-                let numbers = ints(6);
-                let found = Row {
-                    ts: times.value(row),
-                    request: ints(3).value(row),
-                    index: ints(4).value(row),
-                    k: key.and_then(super::model::known_key),
-                    n: numbers.iter().nth(row).flatten(),
-                    x: xs.value(row),
-                };
-                if places.insert(place, found).is_some() {
-                    return Err(format!("s{stream} has two events at {place:?}"));
-                }
-            }
-        }
-        Ok(places)
-    }
 }
 
 impl Drop for World {
@@ -768,38 +589,4 @@ fn first_offsets(reply: &IngestReply) -> Result<BTreeMap<u32, u64>, String> {
         Ok((shard, range.from))
     };
     reply.offsets.iter().map(offset).collect()
-}
-
-/// Rows as text, in the form of the model's.
-fn lines(batches: &[RecordBatch]) -> Result<Vec<String>, String> {
-    let mut lines = Vec::new();
-    for batch in batches {
-        for row in 0..batch.num_rows() {
-            let cells: Result<Vec<String>, String> = batch
-                .columns()
-                .iter()
-                .map(|column| cell(column, row))
-                .collect();
-            lines.push(cells?.join("|"));
-        }
-    }
-    Ok(lines)
-}
-
-fn cell(column: &arrow::array::ArrayRef, row: usize) -> Result<String, String> {
-    if column.is_null(row) {
-        return Ok("null".to_owned());
-    }
-    Ok(match column.data_type() {
-        DataType::Int64 => column.as_primitive::<Int64Type>().value(row).to_string(),
-        DataType::Float64 => column.as_primitive::<Float64Type>().value(row).to_string(),
-        DataType::Boolean => column.as_boolean().value(row).to_string(),
-        DataType::Utf8 => column.as_string::<i32>().value(row).to_owned(),
-        DataType::Timestamp(arrow::datatypes::TimeUnit::Microsecond, _) => {
-            let micros = column.as_primitive::<TimestampMicrosecondType>().value(row);
-            let time = chrono::DateTime::from_timestamp_micros(micros).unwrap_or_default();
-            time.format("%Y-%m-%dT%H:%M:%SZ").to_string()
-        }
-        other => return Err(format!("no text for {other}")),
-    })
 }

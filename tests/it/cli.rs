@@ -342,7 +342,15 @@ fn the_demo_ends_by_itself() {
 
 #[test]
 fn every_command_shows_examples() {
-    for command in ["serve", "ingest", "sql", "recompute", "status", "demo"] {
+    for command in [
+        "serve",
+        "ingest",
+        "sql",
+        "recompute",
+        "status",
+        "verify",
+        "demo",
+    ] {
         let help = out(&run("http://127.0.0.1:1", &[command, "--help"], b""), 0);
         let example = format!("lambdalake {command}");
         assert!(

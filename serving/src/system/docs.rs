@@ -61,6 +61,11 @@ pub const TABLES: &[TableDoc] = &[
             ),
             column("created_at", Time, "When the stream was made."),
             maybe("comment", Text, "What COMMENT ON TABLE says."),
+            maybe(
+                "stopped",
+                Text,
+                "Why it is stopped: what is damaged; null while it runs.",
+            ),
         ],
         rows: rows::streams,
     },

@@ -49,6 +49,7 @@ pub(super) fn streams(source: &Source<'_>) -> Rows {
                 stream.last_ingested_at_micros,
                 state.created_at_micros,
                 state.comments.table.as_deref(),
+                stream.stopped.as_deref(),
             ]
         })
         .collect()
