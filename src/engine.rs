@@ -222,7 +222,9 @@ impl Engine {
     pub fn shut_down(&self) {
         let is_stopping = &self.health.is_stopping;
         is_stopping.store(true, Ordering::Relaxed);
-        if let Some(maintenance) = lock(&self.maintenance).take() {
+        // Not under the lock, which the thread takes itself to see whether it is alive.
+        let maintenance = lock(&self.maintenance).take();
+        if let Some(maintenance) = maintenance {
             maintenance.stop();
         }
         for running in lock(&self.running).values() {
