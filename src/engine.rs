@@ -49,7 +49,6 @@ use lambdalake_views::PLANNING_STACK_BYTES;
 use tokio::runtime::Runtime;
 
 use crate::settings::Settings;
-pub(crate) use damage::expect_all;
 pub use port::Port;
 use publisher::Publisher;
 pub use publisher::states_files;

@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 
-use lambdalake_data::disk::checksum;
 use lambdalake_data::offsets::check_offsets;
 use lambdalake_data::publication::{MasterFile, StreamState};
 use lambdalake_data::{Cut, DataError, Disk};
@@ -53,24 +52,10 @@ fn check_file(disk: &Arc<Disk>, path: &str, file: &MasterFile) -> Result<u64, Da
 
 /// Errors: `Damaged` if the file is missing, or its length or checksum is another.
 pub fn whole(disk: &Disk, path: &str, bytes: u64, crc32c: u32) -> Result<(), DataError> {
-    let damaged = |reason: String| DataError::Damaged {
-        path: path.into(),
-        reason,
-    };
-    match disk.head(path)? {
-        None => return Err(damaged("it is missing".to_owned())),
-        Some(info) if info.bytes != bytes => {
-            let found = info.bytes;
-            let reason = format!("it is {found} bytes long where {bytes} were published");
-            return Err(damaged(reason));
-        }
-        Some(_) => {}
-    }
-    if checksum(disk, path)? != Some(crc32c) {
-        let reason = "its checksum does not match the published one";
-        return Err(damaged(reason.to_owned()));
-    }
-    Ok(())
+    disk.expect(path, bytes, crc32c);
+    disk.head(path)?;
+    // The first read of a file checks all of it, each further one its blocks.
+    disk.read_range(path, 0..1).map(|_| ())
 }
 
 /// Files of a flush that can only have begun after a publication that is not there any more.

@@ -183,6 +183,17 @@ mod tests {
     }
 
     #[test]
+    fn an_index_beyond_its_limit_is_not_read() {
+        let mut file = b"PAR1".to_vec();
+        file.extend((MAX_INDEX_BYTES as u32 + 1).to_le_bytes());
+        file.extend(b"PAR1");
+        let Err(error) = ParquetBlocks::open(Bytes::from(file), 1 << 20) else {
+            panic!("it is taken");
+        };
+        assert!(error.to_string().contains("exceeds"), "{error}");
+    }
+
+    #[test]
     fn columns_as_deep_as_allowed_are_read() {
         let levels = i32::try_from(MAX_DEPTH * LEVELS_PER_LEVEL).unwrap() - 1;
         assert!(ParquetBlocks::open(file_nested(levels), 1 << 20).is_ok());
