@@ -36,7 +36,7 @@ pub enum Step {
         seed: u64,
         keyed: bool,
     },
-    /// A keyed request again, whatever became of it.
+    /// A keyed request again, whatever became of it; then its key with another body.
     Retry {
         stream: usize,
         nth: usize,

@@ -186,7 +186,11 @@ impl World {
                     .collect();
                 match keyed.len() {
                     0 => Ok(()),
-                    some => self.ingest(*stream, keyed[nth % some]),
+                    some => {
+                        let nth = keyed[nth % some];
+                        self.ingest(*stream, nth)?;
+                        self.reuse_key(*stream, nth)
+                    }
                 }
             }
             Step::Flush { stream, during } => self.flush(*stream, during),
@@ -395,6 +399,32 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// Another body with the key of a stored request is refused.
+    fn reuse_key(&mut self, stream: usize, nth: usize) -> Result<(), String> {
+        let slot = &self.slots[stream];
+        let Some(model) = &slot.model else {
+            return Ok(());
+        };
+        let mut request = model.requests[nth].clone();
+        if request.fate != Fate::Stored || self.files.is_down() {
+            return Ok(());
+        }
+        request.bad += 1;
+        let trouble = (model.log_failed || slot.is_in_doubt).then_some("not open");
+        let name = stream_name(stream);
+        let answer = self.expect("reuse a key", trouble, |world| {
+            let sent = send(world.port()?, &name, &request);
+            match world.driver.block_on(sent) {
+                Err(error) if error.code == "idempotency_key_reused" => Ok(None),
+                other => other.map(Some),
+            }
+        })?;
+        match answer {
+            Ok(Some(reply)) => Err(format!("{request:?} was answered with {reply:?}")),
+            Ok(None) | Err(_) => Ok(()),
+        }
     }
 
     fn flush(&mut self, stream: usize, during: &[Step]) -> Result<(), String> {

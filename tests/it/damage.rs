@@ -26,7 +26,10 @@ pub fn with_two_streams(folder: &Path) -> Server {
         let select = VIEW.replace("FROM s", &format!("FROM {stream}"));
         server.sql(&format!("CREATE MATERIALIZED VIEW {view} AS {select}"));
         server.sql(&format!("REFRESH MATERIALIZED VIEW {view}"));
-        server.ingest(stream, "ndjson", &body(100, 150));
+        let events = format!("/api/v1/streams/{stream}/events?format=ndjson");
+        let key = [("idempotency-key", "one")];
+        let answer = server.post(&events, &key, body(100, 150).as_bytes());
+        assert_eq!(answer.status, 200, "{}", answer.text);
         server.sql(&format!("FLUSH {stream}"));
     }
     // Quickly, one after the other: an idle writer adds a segment of its own.

@@ -85,6 +85,7 @@ fn a_folder_after_a_kill_is_clean_and_stays_as_it_is() {
     assert_eq!(check(&found, "master", "s")["files"], 2);
     assert_eq!(check(&found, "master", "s")["rows"], 150);
     assert_eq!(check(&found, "log", "s")["rows"], 40);
+    assert_eq!(check(&found, "keys", "s")["rows"], 1);
     assert_eq!(check(&found, "states", "v")["files"], 2);
     assert_eq!(check(&found, "view", "v")["rows"], 190);
     assert_eq!(check(&found, "delta", "s")["rows"], 150);
@@ -159,6 +160,12 @@ const HARM: &[(&str, &str, Harm)] = &[
     ("states", "v", |folder| flipped(version_file(folder))),
     ("states", "v", |folder| {
         remove(files(folder, "views", "pane-").remove(0))
+    }),
+    ("keys", "s", |folder| {
+        flipped(files_of(folder, "keys", "s", "").remove(0))
+    }),
+    ("keys", "s", |folder| {
+        remove(files_of(folder, "keys", "s", "").remove(0))
     }),
     ("publications", "", |folder| {
         flipped(newest_publication(folder))
