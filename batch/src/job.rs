@@ -17,7 +17,7 @@ use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use futures::StreamExt;
 use lambdalake_data::bounds::{ColumnBounds, bounds_of, widen};
 use lambdalake_data::disk::{Disk, StagedWriter};
-use lambdalake_data::master::writer_properties;
+use lambdalake_data::properties::writer_properties;
 use lambdalake_data::publication::StatesFile;
 use lambdalake_data::scan::{ScanFile, parquet_scan};
 use lambdalake_data::through::ThroughExec;
@@ -197,7 +197,7 @@ impl<'a> StatesWriter<'a> {
         if self.open.is_none() {
             let path = format!("{}-{:04}.parquet", self.prefix, self.done.len());
             let staged = StagedWriter::new(self.disk.stage(&path)?);
-            let properties = Some(writer_properties()?);
+            let properties = Some(writer_properties(batch)?);
             let writer = ArrowWriter::try_new(staged, Arc::clone(&self.schema), properties)
                 .map_err(lambdalake_data::DataError::from)?;
             self.open = Some(OpenFile {

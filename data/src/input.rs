@@ -2,6 +2,8 @@
 //! that were turned away.
 //!
 //! ```text
+//!                                  ┌─ JSON rows that fit as they are (direct) ────┐
+//!                                  │                                              ▼
 //!  bytes ─▶ Inflate ─▶ Cutter ─▶ Block ─▶ Value tree per row ─▶ Shape (types) ─▶ RecordBatch
 //!       (compression)  (cut)     (block)   (json, csv, access_log) (shape, column)  (build)
 //!  └──────── Decoder ────────┘     │                 │                 │             ▲
@@ -38,6 +40,7 @@ mod compression;
 mod csv;
 mod cut;
 mod decoder;
+mod direct;
 mod error;
 mod identity;
 mod json;

@@ -6,43 +6,23 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, RecordBatch};
-use arrow::compute::{
-    SortColumn, SortOptions, concat, interleave_record_batch, lexsort_to_indices,
-};
-use arrow::datatypes::SchemaRef;
+use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::compute::interleave_record_batch;
+use arrow::datatypes::{Int32Type, TimestampMicrosecondType};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use parquet::basic::{Compression, ZstdLevel};
-use parquet::file::properties::{EnabledStatistics, WriterProperties};
 
 use crate::bounds::{bounds_of, widen};
 use crate::cut::CutRange;
 use crate::disk::{Disk, StagedWriter};
 use crate::error::{DataError, Result};
+use crate::properties::writer_properties;
 use crate::publication::MasterFile;
-use crate::schema::{OFFSET, SHARD, StreamDefinition, adapt};
+use crate::schema::{SHARD, StreamDefinition, adapt};
 use crate::tail::TailPart;
-
-/// Rows of a row group: small enough that a time range skips most of a file, large enough
-/// that a page holds thousands of values.
-pub const ROW_GROUP_ROWS: usize = 131_072;
 
 /// Rows that are brought into their order at a time: the whole part is not copied.
 const WRITTEN_ROWS: usize = 16_384;
-
-/// zstd level of stored files; 3 is the library's own default trade.
-const ZSTD_LEVEL: i32 = 3;
-
-/// The Parquet settings of every file the engine writes.
-pub fn writer_properties() -> Result<WriterProperties> {
-    Ok(WriterProperties::builder()
-        .set_compression(Compression::ZSTD(ZstdLevel::try_new(ZSTD_LEVEL)?))
-        .set_statistics_enabled(EnabledStatistics::Page)
-        .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
-        .set_created_by(format!("lambdalake {}", env!("CARGO_PKG_VERSION")))
-        .build())
-}
 
 /// Writes the events of a sealed part as a file of the master dataset. `None` if it is
 /// empty. The file is durable on return, but in no dataset until it is published.
@@ -52,21 +32,22 @@ pub fn write_part(
     part: &TailPart,
     version: u64,
 ) -> Result<Option<MasterFile>> {
-    if part.rows() == 0 {
-        return Ok(None);
-    }
     let schema = definition.stored_schema();
     let batches = part
         .chunks
         .iter()
         .map(|chunk| adapt(&chunk.events, &schema))
         .collect::<Result<Vec<_>>>()?;
-    let order = sorted_order(&batches, definition.event_time.as_deref())?;
+    let Some(first) = batches.first() else {
+        return Ok(None);
+    };
+    let order = sorted_order(&batches, definition.event_time.as_deref());
 
     let name = new_name(disk, version);
     let path = format!("{}/{name}", definition.master_folder());
     let staged = StagedWriter::new(disk.stage(&path)?);
-    let mut writer = ArrowWriter::try_new(staged, Arc::clone(&schema), Some(writer_properties()?))?;
+    let properties = writer_properties(first)?;
+    let mut writer = ArrowWriter::try_new(staged, Arc::clone(&schema), Some(properties))?;
     let mut bounds = Vec::new();
     let batches: Vec<&RecordBatch> = batches.iter().collect();
     for rows in order.chunks(WRITTEN_ROWS) {
@@ -106,12 +87,18 @@ pub fn rewrite_file(
         reason: "the file is gone".to_owned(),
     })?;
     let schema = definition.stored_schema();
-    let reader = ParquetRecordBatchReaderBuilder::try_new(old)?.build()?;
+    let reader = ParquetRecordBatchReaderBuilder::try_new(old)?.with_batch_size(WRITTEN_ROWS);
+    let adapted = |batch| adapt(&batch?, &schema);
+    let mut batches = reader.build()?.map(adapted).peekable();
     let name = new_name(disk, version);
     let staged = StagedWriter::new(disk.stage(&format!("{folder}/{name}"))?);
-    let mut writer = ArrowWriter::try_new(staged, Arc::clone(&schema), Some(writer_properties()?))?;
-    for batch in reader {
-        writer.write(&adapt(&batch?, &schema)?)?;
+    let properties = match batches.peek() {
+        Some(Ok(first)) => Some(writer_properties(first)?),
+        _ => None,
+    };
+    let mut writer = ArrowWriter::try_new(staged, Arc::clone(&schema), properties)?;
+    for batch in batches {
+        writer.write(&batch?)?;
     }
     let (bytes, crc32c) = writer.into_inner()?.publish()?;
     Ok(MasterFile {
@@ -128,48 +115,23 @@ fn new_name(disk: &Disk, version: u64) -> String {
     format!("{version:010}-{}.parquet", disk.fresh_name())
 }
 
-/// Writes one shared Parquet file; returns its length and checksum.
-pub fn write_parquet(
-    disk: &Disk,
-    path: &str,
-    schema: &SchemaRef,
-    batches: impl IntoIterator<Item = RecordBatch>,
-) -> Result<(u64, u32)> {
-    let staged = StagedWriter::new(disk.stage(path)?);
-    let mut writer = ArrowWriter::try_new(staged, Arc::clone(schema), Some(writer_properties()?))?;
-    for batch in batches {
-        writer.write(&batch)?;
-    }
-    writer.into_inner()?.publish()
-}
-
-/// Batch and row of every event, in the order they are stored in.
-fn sorted_order(batches: &[RecordBatch], event_time: Option<&str>) -> Result<Vec<(usize, usize)>> {
-    let options = Some(SortOptions {
-        descending: false,
-        nulls_first: false,
-    });
-    let mut keys = Vec::new();
-    for name in [event_time, Some(SHARD), Some(OFFSET)]
-        .into_iter()
-        .flatten()
-    {
-        let parts: Option<Vec<&dyn Array>> = batches
-            .iter()
-            .map(|batch| batch.column_by_name(name).map(AsRef::as_ref))
-            .collect();
-        if let Some(parts) = parts {
-            keys.push(SortColumn {
-                values: concat(&parts)?,
-                options,
-            });
+/// Batch and row of every event, in the order they are stored in: by event time (none last),
+/// then shard, then offset. Rows of one shard come in the order of their offsets, and mostly in
+/// that of their times, which a stable sort makes use of.
+fn sorted_order(batches: &[RecordBatch], event_time: Option<&str>) -> Vec<(usize, usize)> {
+    let mut rows = Vec::with_capacity(batches.iter().map(RecordBatch::num_rows).sum());
+    for (batch, events) in batches.iter().enumerate() {
+        let column = |name| events.column_by_name(name);
+        let times = event_time
+            .and_then(column)
+            .and_then(|times| times.as_primitive_opt::<TimestampMicrosecondType>());
+        let shards = column(SHARD).and_then(|shards| shards.as_primitive_opt::<Int32Type>());
+        for row in 0..events.num_rows() {
+            let time = times.map(|times| (times.is_null(row), times.value(row)));
+            let shard = shards.map(|shards| shards.value(row));
+            rows.push(((time, shard), (batch, row)));
         }
     }
-    let order = lexsort_to_indices(&keys, None)?;
-    let rows: Vec<(usize, usize)> = batches
-        .iter()
-        .enumerate()
-        .flat_map(|(batch, events)| (0..events.num_rows()).map(move |row| (batch, row)))
-        .collect();
-    Ok(order.values().iter().map(|&at| rows[at as usize]).collect())
+    rows.sort_by_key(|(key, _)| *key);
+    rows.into_iter().map(|(_, place)| place).collect()
 }

@@ -86,6 +86,12 @@ impl Column {
         })
     }
 
+    /// It is an integer column and cannot become a float one in this block any more.
+    pub fn stays_integer(&self) -> bool {
+        let is_integer = matches!(self.kind, Kind::Simple(Simple::Int));
+        is_integer && (self.wide.is_some() || !self.widens)
+    }
+
     pub fn count(&self) -> usize {
         1 + match &self.kind {
             Kind::Simple(_) => 0,

@@ -102,6 +102,11 @@ impl Inflate {
         }
     }
 
+    /// What comes from here on unpacks to itself.
+    pub fn is_plain(&self) -> bool {
+        matches!(self.state, State::Plain)
+    }
+
     /// Takes bytes from the front of `input` and appends what they unpack to.
     pub fn push(&mut self, input: &mut &[u8], output: &mut Vec<u8>) -> Result<(), InputError> {
         if let State::Beginning(first) = &mut self.state {
@@ -132,6 +137,10 @@ impl Inflate {
         }
         let encoding = self.encoding;
         let broken = |source| InputError::Compression { encoding, source };
+        if encoding == Encoding::Gzip && !first.is_empty() && !first.starts_with(&GZIP_MAGIC) {
+            let reason = "it does not begin as gzip does; is it compressed at all?";
+            return Err(broken(io::Error::new(ErrorKind::InvalidData, reason)));
+        }
         self.state = match encoding {
             Encoding::Identity => State::Plain,
             Encoding::Gzip => State::Gzip(Box::new(MultiGzDecoder::new(Vec::new()))),
@@ -197,7 +206,13 @@ impl Inflate {
         match &mut self.state {
             State::Beginning(_) | State::Plain => {}
             State::Gzip(decoder) => {
-                decoder.try_finish()?;
+                let cut = |_| {
+                    io::Error::new(
+                        ErrorKind::UnexpectedEof,
+                        "it is cut short or damaged at its end",
+                    )
+                };
+                decoder.try_finish().map_err(cut)?;
                 output.append(decoder.get_mut());
             }
             State::Zstd { decoder, is_at_end } => {

@@ -76,9 +76,19 @@ impl Decoder {
             if input.is_empty() {
                 return Ok(None);
             }
+            if let Stage::Cutting(cutter) = &mut self.stage
+                && self.plain.is_empty()
+                && self.inflate.is_plain()
+            {
+                // As they are: without a copy in between.
+                let before = input.len();
+                let piece = cutter.push(input)?.map(Piece::Block);
+                self.count(before - input.len())?;
+                return Ok(piece);
+            }
             let before = self.plain.len();
             self.inflate.push(input, &mut self.plain)?;
-            self.count(before)?;
+            self.count(self.plain.len() - before)?;
         }
     }
 
@@ -95,7 +105,7 @@ impl Decoder {
             if !self.is_inflated {
                 let before = self.plain.len();
                 self.is_inflated = !self.inflate.finish(&mut self.plain)?;
-                self.count(before)?;
+                self.count(self.plain.len() - before)?;
                 continue;
             }
             return match &mut self.stage {
@@ -105,8 +115,8 @@ impl Decoder {
         }
     }
 
-    fn count(&mut self, before: usize) -> Result<(), InputError> {
-        self.total = self.total.saturating_add(self.plain.len() - before);
+    fn count(&mut self, bytes: usize) -> Result<(), InputError> {
+        self.total = self.total.saturating_add(bytes);
         if self.total > self.options.max_bytes {
             return Err(InputError::TooLarge {
                 what: "the decompressed body",

@@ -34,6 +34,45 @@ pub(super) fn parse<'a>(text: &'a str, limits: &Limits) -> Result<Value<'a>, Fla
     }
 }
 
+/// Reads the string that starts with the quote at `start`; returns where it ends, too.
+pub(super) fn string_at(text: &str, start: usize) -> Option<(Cow<'_, str>, usize)> {
+    let mut reader = Reader {
+        text,
+        at: start,
+        depth_left: 0,
+        max_depth: 0,
+        max_members: 0,
+    };
+    let is_string = reader.peek() == Some(b'"');
+    let string = is_string.then(|| reader.string().ok())??;
+    Some((string, reader.at))
+}
+
+/// The place of the first quote, backslash or control character; the end if there is none.
+///
+/// Eight bytes at a time: a byte of `hits` has its highest bit set if it is one of these. The
+/// lowest such bit is always right; those above it may come from a borrow.
+pub(super) fn plain_end(bytes: &[u8], start: usize) -> usize {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const HIGH: u64 = ONES << 7;
+    let is_zero = |word: u64| word.wrapping_sub(ONES) & !word & HIGH;
+    let mut at = start;
+    while let Some(chunk) = bytes.get(at..).and_then(<[u8]>::first_chunk::<8>) {
+        let word = u64::from_le_bytes(*chunk);
+        let is_control = word.wrapping_sub(ONES * u64::from(b' ')) & !word & HIGH;
+        let hits = is_zero(word ^ (ONES * u64::from(b'"')))
+            | is_zero(word ^ (ONES * u64::from(b'\\')))
+            | is_control;
+        if hits != 0 {
+            return at + hits.trailing_zeros() as usize / 8;
+        }
+        at += 8;
+    }
+    let is_hit = |byte: &u8| matches!(byte, b'"' | b'\\' | 0..b' ');
+    let rest = bytes.get(at..).unwrap_or_default();
+    at + rest.iter().position(is_hit).unwrap_or(rest.len())
+}
+
 struct Reader<'a> {
     text: &'a str,
     at: usize,
@@ -186,11 +225,7 @@ impl<'a> Reader<'a> {
     /// The text up to the next quote or backslash.
     fn plain(&mut self) -> Result<&'a str, Flaw> {
         let start = self.at;
-        let bytes = &self.text.as_bytes()[start..];
-        let length = bytes
-            .iter()
-            .position(|&byte| byte == b'"' || byte == b'\\' || byte < b' ');
-        self.at = length.map_or(self.text.len(), |length| start + length);
+        self.at = plain_end(self.text.as_bytes(), start);
         match self.peek() {
             Some(b'"' | b'\\') => Ok(&self.text[start..self.at]),
             Some(_) => Err(self.flaw("control character within a string")),

@@ -1,18 +1,23 @@
 //! Blocks into batches: row by row for text, columns at once for tables.
 
+use arrow::compute::interleave_record_batch;
 use arrow::datatypes::SchemaRef;
+use arrow::error::ArrowError;
+use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
 
 use super::block::{CsvRecords, Documents, Lines, Place, Table, Target};
 use super::cut::Skipped;
 use super::decoder::{Decoder, DecoderOptions, Piece};
+use super::direct::DirectRows;
 use super::shape::Shape;
 use super::text::{Row, column, lines};
 use super::value::{Flaw, Value};
 use super::{
-    Block, Encoding, EpochUnit, Format, InputError, InputOptions, Limits, ParquetBlocks, Parsed,
-    Rejection, access_log, build, csv, json, rest, table,
+    Block, Encoding, EpochUnit, Format, InputError, InputOptions, Limits, MAX_CELLS, ParquetBlocks,
+    Parsed, Rejection, access_log, build, csv, json, rest, table,
 };
+use crate::schema::adapt;
 
 /// Bytes of text in one block: offsets into a column's text have 31 bits.
 const MAX_BLOCK_BYTES: usize = i32::MAX as usize;
@@ -117,9 +122,17 @@ fn parse_lines(block: &Lines, target: &Target<'_>, limits: &Limits) -> Result<Pa
         shape.pin(&access_log::fields(format == Format::Combined, &names))?;
     }
     let mut rows = Rows::new(limits.max_rejections);
+    if format == Format::Ndjson {
+        let count = memchr::memchr_iter(b'\n', &block.bytes).count() + 1;
+        rows.read_directly(DirectRows::new(target, &shape, limits, count));
+    }
+    let text = std::str::from_utf8(&block.bytes).ok();
     let mut skipped = Passed::new(&block.skipped);
     for row in lines(&block.bytes) {
         skipped.pass(row.start, &mut rows, limits);
+        if rows.push(&row, text) {
+            continue;
+        }
         let value = read(&row, format, &names, limits);
         let number = block.first + row.number - 1 + skipped.count;
         let raw = (format == Format::Ndjson).then_some(row.bytes);
@@ -136,6 +149,8 @@ fn parse_documents(
 ) -> Result<Parsed, InputError> {
     let mut shape = Shape::new(&target.schema.fields, limits.max_fields)?;
     let mut rows = Rows::new(limits.max_rejections);
+    rows.read_directly(DirectRows::new(target, &shape, limits, block.rows.len()));
+    let text = std::str::from_utf8(&block.bytes).ok();
     let mut skipped = Passed::new(&block.skipped);
     for (number, range) in (block.first..).zip(&block.rows) {
         skipped.pass(range.start, &mut rows, limits);
@@ -144,6 +159,9 @@ fn parse_documents(
             start: range.start,
             bytes: &block.bytes[range.clone()],
         };
+        if rows.push(&row, text) {
+            continue;
+        }
         let value = read(&row, Format::Json, &[], limits);
         if let Err(flaw) = &value
             && let (true, Some(offset)) = (flaw.is_syntax, flaw.offset)
@@ -211,21 +229,48 @@ impl<'a> Passed<'a> {
 
 /// The rows of a block while they are read, each with its number.
 pub(super) struct Rows<'a> {
-    good: Vec<(u64, Value<'a>)>,
+    direct: Option<DirectRows>,
+    good: Vec<Good<'a>>,
     /// The first of the rejected ones only, as a body can have very many.
     bad: Vec<(u64, Flaw)>,
     max_bad: usize,
     rejected: u64,
 }
 
+/// A good row that was not read directly.
+struct Good<'a> {
+    number: u64,
+    /// So many rows before it were.
+    direct_before: usize,
+    value: Value<'a>,
+}
+
 impl<'a> Rows<'a> {
     pub fn new(max_bad: usize) -> Self {
         Rows {
+            direct: None,
             good: Vec::new(),
             bad: Vec::new(),
             max_bad,
             rejected: 0,
         }
+    }
+
+    pub fn read_directly(&mut self, direct: DirectRows) {
+        self.direct = Some(direct);
+    }
+
+    /// Reads a row of JSON directly. False: it must be read as a value. `text` is the whole
+    /// block, if that is UTF-8.
+    fn push(&mut self, row: &Row<'_>, text: Option<&str>) -> bool {
+        let Some(direct) = &mut self.direct else {
+            return false;
+        };
+        let text = match text {
+            Some(text) => text.get(row.start..row.start + row.bytes.len()),
+            None => std::str::from_utf8(row.bytes).ok(),
+        };
+        text.is_some_and(|text| direct.push(text))
     }
 
     /// `raw` is the row's text, if that is JSON.
@@ -245,7 +290,16 @@ impl<'a> Rows<'a> {
             Err(flaw) => rest::keep(None, flaw, raw, shape),
         };
         match merged {
-            Ok(value) => self.good.push((number, value)),
+            Ok(value) => {
+                if let Some(direct) = &mut self.direct {
+                    direct.learn(shape);
+                }
+                self.good.push(Good {
+                    number,
+                    direct_before: self.direct.as_ref().map_or(0, DirectRows::count),
+                    value,
+                });
+            }
             Err(flaw) => self.reject(number, flaw),
         }
     }
@@ -276,11 +330,7 @@ impl<'a> Rows<'a> {
         if shape.progress.recheck {
             self.recheck(shape);
         }
-        let batch = build::batch(
-            &shape.members,
-            schema,
-            self.good.iter().map(|(_, value)| value),
-        )?;
+        let batch = self.batch(shape, schema)?;
         Ok(Parsed {
             new_fields: batch.schema_ref().fields != schema.fields,
             batch,
@@ -289,10 +339,41 @@ impl<'a> Rows<'a> {
         })
     }
 
+    fn batch(&mut self, shape: &Shape, schema: &SchemaRef) -> Result<RecordBatch, InputError> {
+        let values = self.good.iter().map(|good| &good.value);
+        let direct = self.direct.take().filter(|direct| direct.count() > 0);
+        let Some(direct) = direct else {
+            return build::batch(&shape.members, schema, values);
+        };
+        let cells = (direct.count() + values.len()).saturating_mul(shape.members.columns.len());
+        if cells > MAX_CELLS {
+            return Err(InputError::TooLarge {
+                what: "rows times columns",
+                limit: MAX_CELLS,
+            });
+        }
+        let count = direct.count();
+        let direct = direct.finish(schema)?;
+        if self.good.is_empty() {
+            return Ok(direct);
+        }
+        let others = build::batch(&shape.members, schema, values)?;
+        let adapted = adapt(&direct, others.schema_ref());
+        let direct = adapted.map_err(|error| ArrowError::from_external_error(error.into()))?;
+        let mut order = Vec::with_capacity(count + self.good.len());
+        for (index, good) in self.good.iter().enumerate() {
+            let next = order.len() - index;
+            order.extend((next..good.direct_before).map(|row| (0, row)));
+            order.push((1, index));
+        }
+        order.extend((order.len() - self.good.len()..count).map(|row| (0, row)));
+        Ok(interleave_record_batch(&[&direct, &others], &order)?)
+    }
+
     /// Rejects rows that fitted when they were merged, but not the columns of the end.
     fn recheck(&mut self, shape: &Shape) {
         let mut found = Vec::new();
-        self.good.retain_mut(|(number, value)| {
+        self.good.retain_mut(|Good { number, value, .. }| {
             let Value::Object(members) = value else {
                 return true;
             };

@@ -15,12 +15,14 @@ pub(super) fn without_mark(body: &[u8]) -> &[u8] {
 
 /// Lines that are not blank, without their line end (LF or CRLF).
 pub(super) fn lines(body: &[u8]) -> impl Iterator<Item = Row<'_>> {
+    let ends = memchr::memchr_iter(b'\n', body).chain([body.len()]);
     let mut next = 0;
-    let numbered = (1..).zip(body.split(|&byte| byte == b'\n'));
-    numbered
-        .map(move |(number, line)| {
+    (1..)
+        .zip(ends)
+        .map(move |(number, end)| {
             let start = next;
-            next += line.len() + 1;
+            next = end + 1;
+            let line = &body[start..end];
             Row {
                 number,
                 start,

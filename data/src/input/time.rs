@@ -15,9 +15,13 @@ pub(super) fn from_value(value: &Value<'_>) -> Option<i64> {
         Value::Micros(micros) => Some(*micros),
         Value::Int(number) => from_epoch(*number),
         Value::Float(number) => from_epoch_float(*number),
-        Value::Text(text) => from_text(text).or_else(|| from_log(text)),
+        Value::Text(text) => from_string(text),
         _ => None,
     }
+}
+
+pub(super) fn from_string(text: &str) -> Option<i64> {
+    from_text(text).or_else(|| from_log(text))
 }
 
 /// A full RFC 3339 date-time: `T` and a zone are there.

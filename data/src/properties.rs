@@ -1,0 +1,97 @@
+//! How the engine writes Parquet: compression, statistics, and an encoding for each column.
+//!
+//! A dictionary makes columns that repeat themselves small and quick to group by. For the
+//! others it costs a hash per value and is given up in the end. So a sample decides.
+
+use std::collections::HashSet;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::{DataType, Field};
+use arrow::row::{RowConverter, SortField};
+use parquet::arrow::ArrowSchemaConverter;
+use parquet::basic::{Compression, Encoding, ZstdLevel};
+use parquet::file::properties::{EnabledStatistics, WriterProperties};
+
+use crate::error::Result;
+
+/// Rows of a row group: small enough that a time range skips most of a file, large enough
+/// that a page holds thousands of values.
+const ROW_GROUP_ROWS: usize = 131_072;
+
+/// zstd level of stored files.
+const ZSTD_LEVEL: i32 = 1;
+
+/// Rows that are looked at to choose encodings.
+const SAMPLED_ROWS: usize = 16_384;
+
+/// The Parquet settings of a file whose rows are like these.
+pub fn writer_properties(like: &RecordBatch) -> Result<WriterProperties> {
+    let mut properties = WriterProperties::builder()
+        .set_compression(Compression::ZSTD(ZstdLevel::try_new(ZSTD_LEVEL)?))
+        .set_statistics_enabled(EnabledStatistics::Page)
+        .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
+        .set_created_by(format!("lambdalake {}", env!("CARGO_PKG_VERSION")));
+    let sample = like.slice(0, like.num_rows().min(SAMPLED_ROWS));
+    let schema = like.schema();
+    let leaves = ArrowSchemaConverter::new().convert(&schema)?;
+    for (column, field) in schema.fields().iter().enumerate() {
+        if repeats_itself(&sample, column, field)? {
+            continue;
+        }
+        let of_column = |leaf: &usize| leaves.get_column_root_idx(*leaf) == column;
+        for leaf in (0..leaves.num_columns()).filter(of_column) {
+            let path = leaves.column(leaf).path().clone();
+            properties = properties.set_column_dictionary_enabled(path.clone(), false);
+            if is_counted(field.data_type()) {
+                properties = properties.set_column_encoding(path, Encoding::DELTA_BINARY_PACKED);
+            }
+        }
+    }
+    Ok(properties.build())
+}
+
+/// True if at most every second value of the sample is one that was not there before.
+fn repeats_itself(sample: &RecordBatch, column: usize, field: &Field) -> Result<bool> {
+    let types = vec![SortField::new(field.data_type().clone())];
+    if !RowConverter::supports_fields(&types) {
+        return Ok(true);
+    }
+    let values = sample.column(column).clone();
+    let rows = RowConverter::new(types)?.convert_columns(&[values])?;
+    let distinct: HashSet<&[u8]> = rows.iter().map(|row| row.data()).collect();
+    Ok(distinct.len() * 2 <= rows.num_rows())
+}
+
+/// Times and offsets: neighbours in a file are near each other.
+fn is_counted(data_type: &DataType) -> bool {
+    matches!(data_type, DataType::Int64 | DataType::Timestamp(..))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{ArrayRef, Int64Array, StringArray};
+    use parquet::schema::types::ColumnPath;
+
+    use super::*;
+
+    #[test]
+    fn only_what_repeats_itself_gets_a_dictionary() {
+        let few: ArrayRef = Arc::new(StringArray::from_iter_values(
+            (0..1_000).map(|row| format!("path {}", row % 10)),
+        ));
+        let many: ArrayRef = Arc::new(StringArray::from_iter_values(
+            (0..1_000).map(|row| format!("id {row}")),
+        ));
+        let times: ArrayRef = Arc::new(Int64Array::from_iter_values(0..1_000));
+        let batch = RecordBatch::try_from_iter([("few", few), ("many", many), ("times", times)]);
+        let properties = writer_properties(&batch.expect("a batch")).expect("properties");
+        let has_dictionary = |name: &str| properties.dictionary_enabled(&ColumnPath::from(name));
+        assert!(has_dictionary("few"));
+        assert!(!has_dictionary("many") && !has_dictionary("times"));
+        let encoding = |name: &str| properties.encoding(&ColumnPath::from(name));
+        assert_eq!(encoding("times"), Some(Encoding::DELTA_BINARY_PACKED));
+        assert_eq!(encoding("many"), None);
+    }
+}
