@@ -98,7 +98,7 @@ pub struct Engine {
     /// Views whose states began anew and wait for a recompute.
     to_fill: Mutex<BTreeSet<String>>,
     /// Master files found damaged while the engine runs, and what is wrong with them.
-    damaged_master: Mutex<BTreeMap<String, String>>,
+    damaged_files: Mutex<BTreeMap<String, String>>,
     /// Real folder for bodies that have to be whole before they can be read.
     spool: PathBuf,
     maintenance: Mutex<Option<maintenance::Maintenance>>,
@@ -195,7 +195,7 @@ impl Engine {
             running: Mutex::default(),
             running_keys: Arc::default(),
             to_fill: Mutex::default(),
-            damaged_master: Mutex::default(),
+            damaged_files: Mutex::default(),
             spool: spill,
             maintenance: Mutex::default(),
             meters,

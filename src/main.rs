@@ -27,7 +27,22 @@ fn main() -> ExitCode {
     Exit::report(outcome).into()
 }
 
+/// Ends the process quietly when the reader of its output leaves, as in `| head`. The code is that
+/// of a process which the signal for it has ended.
+fn leave_with_the_reader() {
+    const EXIT_CODE: i32 = 128 + 13;
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let message = panic.payload_as_str().unwrap_or_default();
+        if message.starts_with("failed printing to stdout") && message.contains("Broken pipe") {
+            std::process::exit(EXIT_CODE);
+        }
+        report(panic);
+    }));
+}
+
 fn run() -> anyhow::Result<Exit> {
+    leave_with_the_reader();
     match Cli::parse().command {
         Command::Serve(args) => args.settings().and_then(serve::run).map(|()| Exit::Ok),
         Command::Ingest(args) => ingest::run(args),

@@ -96,7 +96,7 @@ pub fn command(args: &SelftestArgs) -> anyhow::Result<Exit> {
     let mut sum = Tally::default();
     let mut runs = 0;
     loop {
-        let steps = plan(seed, args.steps);
+        let steps = plan(seed, args.steps as usize);
         let trace = match run(seed, &steps) {
             Ok(trace) => trace,
             Err(failure) => {

@@ -37,6 +37,16 @@ pub fn run(args: &VerifyArgs) -> anyhow::Result<Exit> {
         let message = format!("{} is no folder", args.data_dir.display());
         return Err(ClientError::BadInput(message).into());
     }
+    // The server makes both; a copy may lack the first.
+    let is_data_folder = |name: &&str| args.data_dir.join(name).exists();
+    if !["lock", "publications"]
+        .iter()
+        .any(|name| is_data_folder(&name))
+    {
+        let folder = args.data_dir.display();
+        let message = format!("{folder} is no data folder: it has neither publications nor a lock");
+        return Err(ClientError::BadInput(message).into());
+    }
     let disk = Disk::open_read_only(&args.data_dir)?;
     let mut report = Report::new(args.output);
     if let Some(publication) = publications::check(&disk, &mut report) {

@@ -21,7 +21,7 @@ const FOLDER: &str = "publications";
 const FORMAT_VERSION: u32 = 1;
 
 /// How many entries stay behind the newest one, for a reader of history and for repair.
-const KEPT_ENTRIES: u64 = 16;
+pub const KEPT_ENTRIES: u64 = 16;
 
 /// A Parquet file of the master dataset.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -166,14 +166,52 @@ fn path_of(number: u64) -> String {
 impl PublicationLog {
     /// Opens the log and reads the newest entry. A damaged newest entry is an error: what
     /// it named may have been acknowledged and the log segments behind it may be gone.
+    ///
+    /// The newest entry is written again: the process that wrote it may have died between its
+    /// name and the sync of the folder, or that sync may have failed.
     pub fn open(disk: Arc<Disk>) -> Result<(Self, Publication)> {
-        disk.sync_folder(FOLDER)?;
-        let newest = disk.list(FOLDER)?.pop();
-        let publication = match newest {
-            Some(info) => read_entry(disk.as_ref(), &info.path).map_err(newest_damaged)?,
-            None => Publication::default(),
+        let mut numbers = Vec::new();
+        for entry in entries(&disk)? {
+            match entry.number {
+                Some(number) => numbers.push(number),
+                None => tracing::warn!(path = entry.info.path, "not a publication: ignored"),
+            }
+        }
+        let log = Self { disk };
+        let Some(&newest) = numbers.last() else {
+            return Ok((log, Publication::default()));
         };
-        Ok((Self { disk }, publication))
+        let path = path_of(newest);
+        let publication = read_entry(&log.disk, &path).map_err(newest_damaged)?;
+        let bytes = log.disk.read(&path)?.unwrap_or_default();
+        match log.write_again(&path, &bytes) {
+            Err(error) if error.is_disk_full() => {
+                tracing::warn!(
+                    path,
+                    "no space to write the newest publication again: syncing it"
+                );
+                log.disk.sync_folder(FOLDER)?;
+            }
+            written => written?,
+        }
+        for number in numbers {
+            if number + KEPT_ENTRIES <= newest {
+                log.remove(number);
+            }
+        }
+        Ok((log, publication))
+    }
+
+    fn write_again(&self, path: &str, bytes: &[u8]) -> Result<()> {
+        let mut again = self.disk.stage(path)?;
+        again.write(bytes)?;
+        again.publish_over()
+    }
+
+    fn remove(&self, number: u64) {
+        if let Err(error) = self.disk.remove(&path_of(number)) {
+            tracing::warn!(%error, "an old publication could not be removed");
+        }
     }
 
     /// Makes `next` the newest entry; it must carry the next number. Durable on return.
@@ -189,17 +227,15 @@ impl PublicationLog {
         let path = path_of(next.number);
         if let Err(error) = self.disk.put_if_absent(&path, &bytes) {
             // In doubt: it may have failed after the entry got its name. Then it counts, and
-            // only the folder is still to be synced.
+            // is written again: what a failed sync has left is not safe by another sync.
             let is_ours = self.disk.read(&path)?.as_deref() == Some(&bytes[..]);
             if matches!(error, DataError::Exists { .. }) || !is_ours {
                 return Err(error);
             }
-            self.disk.sync_folder(FOLDER)?;
+            self.write_again(&path, &bytes)?;
         }
-        if let Some(old) = next.number.checked_sub(KEPT_ENTRIES)
-            && let Err(error) = self.disk.remove(&path_of(old))
-        {
-            tracing::warn!(%error, "an old publication entry could not be removed");
+        if let Some(old) = next.number.checked_sub(KEPT_ENTRIES) {
+            self.remove(old);
         }
         Ok(())
     }
@@ -220,12 +256,28 @@ fn newest_damaged(error: DataError) -> DataError {
     }
 }
 
-/// The entries that are there, oldest first.
-pub fn entries(disk: &Disk) -> Result<Vec<FileInfo>> {
-    disk.list(FOLDER)
+/// A file among the publications.
+pub struct Entry {
+    pub info: FileInfo,
+    /// `None` for a file that somebody else put there.
+    pub number: Option<u64>,
 }
 
-/// Reads one entry. Errors: `Damaged`, `UnknownVersion`.
+/// What is among the publications, oldest entry first.
+pub fn entries(disk: &Disk) -> Result<Vec<Entry>> {
+    let entry = |info: FileInfo| {
+        let name = info.path.rsplit('/').next().unwrap_or_default();
+        let number = name
+            .parse()
+            .ok()
+            .filter(|&number| path_of(number) == info.path);
+        Entry { info, number }
+    };
+    Ok(disk.list(FOLDER)?.into_iter().map(entry).collect())
+}
+
+/// Reads one entry. Errors: `Damaged`, also if it is another one than its name says;
+/// `UnknownVersion`.
 pub fn read_entry(disk: &Disk, path: &str) -> Result<Publication> {
     let damaged = |reason: String| DataError::Damaged {
         path: path.into(),
@@ -246,5 +298,11 @@ pub fn read_entry(disk: &Disk, path: &str) -> Result<Publication> {
     if crc32c::crc32c(entry.body.get().as_bytes()) != entry.crc32c {
         return Err(damaged("its checksum does not match".to_owned()));
     }
-    serde_json::from_str(entry.body.get()).map_err(|error| damaged(error.to_string()))
+    let publication: Publication =
+        serde_json::from_str(entry.body.get()).map_err(|error| damaged(error.to_string()))?;
+    if path_of(publication.number) != path {
+        let number = publication.number;
+        return Err(damaged(format!("it says that its number is {number}")));
+    }
+    Ok(publication)
 }

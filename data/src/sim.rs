@@ -638,6 +638,13 @@ impl Files for Arc<SimFiles> {
         state.up()?;
         state.has_folder(path)?;
         let outcome = self.begin(&mut state, Op::SyncFolder, path);
+        if let Outcome::Partly(error, _) = outcome {
+            // As with the bytes of a file: no later sync brings these names to the medium.
+            state.pending.retain(|(folder, change)| {
+                folder != path || matches!(change, Change::Add(_, Node::Folder))
+            });
+            return Err(error);
+        }
         outcome.whole(|| {
             let pending = std::mem::take(&mut state.pending);
             for (folder, change) in pending {

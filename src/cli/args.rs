@@ -419,10 +419,12 @@ pub struct SelftestArgs {
     pub seed: Option<u64>,
     /// Begin further runs until so many minutes are over; at least one run is done.
     #[arg(long, env = "LAMBDALAKE_SELFTEST_MINUTES", default_value_t = 1)]
+    #[arg(value_parser = clap::value_parser!(u64).range(..=1_000_000))]
     pub minutes: u64,
-    /// Steps of one run.
+    /// Steps of one run. A flush and a recompute may have more within them.
     #[arg(long, env = "LAMBDALAKE_SELFTEST_STEPS", default_value_t = 1_000)]
-    pub steps: usize,
+    #[arg(value_parser = clap::value_parser!(u32).range(10..=1_000_000))]
+    pub steps: u32,
 }
 
 /// Print every setting of the engine, for a file or a page.

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use serde_json::Value;
-use ureq::http::{Request, Response};
+use ureq::http::{HeaderMap, Request, Response};
 use ureq::{Agent, Body, SendBody};
 use url::{Host, Url};
 
@@ -112,6 +112,7 @@ impl Read for Sending<'_> {
 /// An answer read to its end, whatever its status.
 pub struct Answer {
     pub status: u16,
+    pub headers: HeaderMap,
     pub body: Value,
     /// The body as it came; `body` is null where this is not JSON.
     pub text: String,
@@ -225,6 +226,7 @@ impl Answer {
             .map_err(|error| unreachable_server(url, error))?;
         Ok(Answer {
             status: response.status().as_u16(),
+            headers: response.headers().clone(),
             body: serde_json::from_str(&text).unwrap_or(Value::Null),
             text,
         })
@@ -305,8 +307,9 @@ fn unreachable_server(url: &Url, source: ureq::Error) -> ClientError {
 /// The server asks for the same request again: it is busy, or busy with this very request.
 fn is_passing(response: &Response<Body>) -> bool {
     match response.status().as_u16() {
-        429 | 503 => true,
-        409 => retry_after(response).is_some(),
+        429 => true,
+        // Without the header it is no matter of time.
+        409 | 503 => retry_after(response).is_some(),
         _ => false,
     }
 }
@@ -348,6 +351,7 @@ mod tests {
     fn errors_keep_the_words_of_the_server() {
         let error = |status, text: &str| {
             Answer {
+                headers: HeaderMap::new(),
                 status,
                 body: serde_json::from_str(text).unwrap_or(Value::Null),
                 text: text.to_owned(),

@@ -54,6 +54,8 @@ struct Sender<'a> {
 #[derive(Default)]
 struct Totals {
     accepted: u64,
+    /// Of the accepted, those that an earlier run had stored.
+    repeated: u64,
     rejected: u64,
     bytes: u64,
     requests: u64,
@@ -224,6 +226,9 @@ impl<'a> Sender<'a> {
     ) -> anyhow::Result<()> {
         let file = &source.name;
         let rejected_all = answer.status == 400;
+        let repeated = answer.headers.get("x-repeated-events");
+        let repeated = repeated.and_then(|count| count.to_str().ok()?.parse().ok());
+        let repeated: u64 = repeated.unwrap_or_default();
         let ingested = match serde_json::from_str::<Ingested>(&answer.text) {
             Ok(ingested) if answer.is_success() || rejected_all => ingested,
             _ if answer.is_success() => {
@@ -239,6 +244,7 @@ impl<'a> Sender<'a> {
             _ => return Err(refused(file, chunk, answer).into()),
         };
         self.totals.accepted += ingested.accepted;
+        self.totals.repeated += repeated;
         self.totals.rejected += ingested.rejected;
         self.totals.bytes += bytes;
         self.totals.requests += 1;
@@ -293,19 +299,25 @@ impl<'a> Sender<'a> {
     fn summary(&self) -> String {
         let Totals {
             accepted,
+            repeated,
             rejected,
             bytes,
             reported,
             ..
         } = self.totals;
         let elapsed = self.progress.elapsed();
-        let per_second = (accepted as f64 / elapsed.as_secs_f64().max(0.001)) as u64;
+        let stored_before = match repeated {
+            0 => String::new(),
+            count => format!(" ({} of them stored before)", HumanCount(count)),
+        };
+        let stored = accepted.saturating_sub(repeated);
+        let per_second = (stored as f64 / elapsed.as_secs_f64().max(0.001)) as u64;
         let not_shown = match rejected.saturating_sub(reported.min(MAX_REPORTED_LINES)) {
             0 => String::new(),
             more => format!(" ({} of them not shown)", HumanCount(more)),
         };
         format!(
-            "{}: {} accepted, {} rejected{not_shown}, {} in {:.1} s, {} events/s",
+            "{}: {} accepted{stored_before}, {} rejected{not_shown}, {} in {:.1} s, {} events/s",
             self.args.stream,
             HumanCount(accepted),
             HumanCount(rejected),
@@ -320,6 +332,7 @@ impl<'a> Sender<'a> {
         json!({
             "stream": self.args.stream,
             "accepted": self.totals.accepted,
+            "stored_before": self.totals.repeated,
             "rejected": self.totals.rejected,
             "requests": self.totals.requests,
             "bytes": self.totals.bytes,
@@ -351,14 +364,17 @@ fn check_sizes(args: &IngestArgs) -> Result<(), ClientError> {
 fn changed(source: &Source<'_>, chunk: &Chunk, answer: Answer) -> ClientError {
     let place = match chunk.first_line {
         1 => "it is not what was sent then, and nothing of it is stored now".to_owned(),
-        line => format!("it differs from line {line} on, or after it; the lines before are stored"),
+        line => format!(
+            "it differs somewhere from line {line} on. Stored are all lines that it had then, those \
+             after line {line} too"
+        ),
     };
     let name = &source.name;
     match answer.into_error() {
         ClientError::Refused(refusal) => ClientError::Refused(Refusal {
             message: format!(
-                "{name} has changed since it was sent to this stream: {place}. Send what is new as a \
-                 file of its own; or store all of it, also what is there already, with another \
+                "{name} has changed since it was sent to this stream: {place}. Send only the lines that \
+                 it did not have then, as a file of their own; or store all of it, also what is there already, with another \
                  --idempotency-key or with --no-idempotency-key"
             ),
             ..refusal

@@ -10,6 +10,7 @@
 //!   states file   not used from then on: the query runs again and maps its events from the
 //!                 master dataset, and a recompute makes the view quick again
 //!   master file   the query fails and names it; health and the stream show it
+//!   keys file     the flush fails and names it; health and the stream show it
 //! ```
 
 use std::error::Error;
@@ -19,11 +20,13 @@ use std::time::Duration;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures::{StreamExt, stream};
 use lambdalake_data::publication::{Publication, StreamState};
+use lambdalake_data::schema::StreamDefinition;
 use lambdalake_data::{Cut, DataError, Disk};
 use lambdalake_serving::engine::{Answer, EngineError, QueryRequest};
 use lambdalake_serving::metrics as names;
 use lambdalake_serving::query::Moment;
 use lambdalake_serving::system::System;
+use lambdalake_speed::SpeedError;
 
 use super::port::unknown_stream;
 use super::publisher::states_files;
@@ -100,7 +103,10 @@ impl Engine {
                 reason = &*reason,
                 "the stream is stopped; the others go on"
             );
-            let damage = DataError::damage_in(error.as_ref());
+            let damage = match error.downcast_ref::<SpeedError>() {
+                Some(SpeedError::Data(error)) => DataError::damage_in(error),
+                _ => DataError::damage_in(error.as_ref()),
+            };
             let is_in = |root: &str| damage.as_ref().is_some_and(|it| it.0.starts_with(root));
             let kind = match (is_in("streams"), is_in("keys")) {
                 (true, _) => "master",
@@ -191,15 +197,18 @@ impl Engine {
             return Found::States;
         }
         let (path, reason) = (damage.path.clone(), damage.reason.clone());
-        if path.starts_with("streams/") {
-            let is_new = {
-                let mut known = lock(&self.damaged_master);
-                known.insert(path.clone(), reason.clone()).is_none()
-            };
-            if is_new {
-                self.count_damage("master", 1);
-                tracing::error!(path, reason, "a file of the master dataset is damaged");
-            }
+        let kind = match path.split('/').next() {
+            Some("streams") => "master",
+            Some("keys") => "keys",
+            _ => return Found::Other,
+        };
+        let is_new = {
+            let mut known = lock(&self.damaged_files);
+            known.insert(path.clone(), reason.clone()).is_none()
+        };
+        if is_new {
+            self.count_damage(kind, 1);
+            tracing::error!(path, reason, kind, "a file is damaged");
         }
         Found::Other
     }
@@ -213,18 +222,16 @@ impl Engine {
     }
 
     /// Forgets what was found in a stream that was dropped.
-    pub(super) fn forget_damage(&self, master_folder: &str) {
-        let inside = format!("{master_folder}/");
-        lock(&self.damaged_master).retain(|path, _| !path.starts_with(&inside));
+    pub(super) fn forget_damage(&self, definition: &StreamDefinition) {
+        lock(&self.damaged_files).retain(|path, _| !is_file_of(path, definition));
     }
 
-    /// Master files of a stream found damaged since the start, in words.
-    pub(super) fn damaged_files_of(&self, master_folder: &str) -> Option<String> {
-        let known = lock(&self.damaged_master);
-        let of_stream = known.iter().filter(|(path, _)| {
-            let inside = path.strip_prefix(master_folder);
-            inside.is_some_and(|rest| rest.starts_with('/'))
-        });
+    /// Files of a stream found damaged since the start, in words.
+    pub(super) fn damaged_files_of(&self, definition: &StreamDefinition) -> Option<String> {
+        let known = lock(&self.damaged_files);
+        let of_stream = known
+            .iter()
+            .filter(|(path, _)| is_file_of(path, definition));
         let told: Vec<String> = of_stream
             .map(|(path, reason)| format!("{path} is damaged: {reason}"))
             .collect();
@@ -282,6 +289,11 @@ impl Engine {
             ..answer
         }
     }
+}
+
+fn is_file_of(path: &str, definition: &StreamDefinition) -> bool {
+    let folder = path.rsplit_once('/').map(|(folder, _)| folder);
+    folder == Some(&*definition.master_folder()) || folder == Some(&*definition.keys_folder())
 }
 
 /// The answer once its first batch is there; the error if it has none.

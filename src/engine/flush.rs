@@ -51,6 +51,9 @@ impl Engine {
             .flatten()
             .next();
         *lock(&stream.trouble) = trouble.map(|error| format!("{error:#}"));
+        if let Some(damage) = trouble.and_then(|error| Damage::in_error(error.as_ref())) {
+            self.note(&damage);
+        }
         if let Err(error) = mirrored {
             // The publication is the truth; only Delta's readers are behind.
             tracing::warn!(
@@ -145,7 +148,12 @@ impl Engine {
         }
         let version = source.state.master_version + 1;
         let definition = Arc::clone(&source.definition);
+        let folder = definition.master_folder();
         let file = write_part(self.disk.as_ref(), &definition, part, version)?;
+        let mut written: Vec<String> = file
+            .iter()
+            .map(|file| format!("{folder}/{}", file.path))
+            .collect();
         let mut panes = Vec::new();
         let mut trouble = None;
         for view in snapshot
@@ -170,13 +178,18 @@ impl Engine {
             }
         }
         *lock(&runtime.pane_trouble) = trouble;
-        let keys = write_unsaved(&self.disk, &source.state, keys)?;
-        let mut written: Vec<String> = panes
+        let panes_files = panes
             .iter()
-            .flat_map(|(_, next)| next.pane.files.iter().map(|file| file.path.clone()))
-            .collect();
-        let folder = definition.master_folder();
-        written.extend(file.iter().map(|file| format!("{folder}/{}", file.path)));
+            .flat_map(|(_, next): &(_, NextPane)| &next.pane.files);
+        written.extend(panes_files.map(|file| file.path.clone()));
+        let keys = match write_unsaved(&self.disk, &source.state, keys) {
+            Ok(keys) => keys,
+            Err(error) => {
+                // The next attempt writes files of its own.
+                self.publisher.remove_unnamed(&written);
+                return Err(error.into());
+            }
+        };
         written.extend(touched_files(&source.state, &keys));
         let file_bytes = file.as_ref().map(|file| file.bytes);
         let published = self.publish_flush(stream, part, &definition, file, panes, keys);

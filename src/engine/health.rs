@@ -214,7 +214,7 @@ impl Engine {
             .filter(|worker| worker.state == STOPPED && !worker.is_dead)
             .map(Worker::title)
             .collect();
-        let damaged: Vec<Value> = lock(&self.damaged_master)
+        let damaged: Vec<Value> = lock(&self.damaged_files)
             .iter()
             .map(|(path, reason)| json!({"path": path, "reason": reason}))
             .collect();
@@ -225,7 +225,7 @@ impl Engine {
             let reason = format!("stopped: {}; the others go on", stopped.join(", "));
             ("degraded", Some(reason))
         } else if ready && !damaged.is_empty() {
-            let reason = "files of the master dataset are damaged; queries that need them fail";
+            let reason = "files are damaged; what needs them fails: see damaged_files";
             ("degraded", Some(reason.to_owned()))
         } else if ready {
             ("ready", None)

@@ -93,11 +93,12 @@ impl Engine {
         };
         let bytes: usize = tail.parts.iter().map(|open| open.part.bytes()).sum();
         let age = now.saturating_sub(since);
+        let in_trouble = lock(&stream.trouble).is_some();
         let due = rows == 0
+            || in_trouble
             || rows >= self.settings.flush_rows
             || bytes >= self.settings.flush_bytes
             || age >= self.settings.flush_age;
-        let in_trouble = lock(&stream.trouble).is_some();
         if !due || in_trouble && age < RETRY {
             return;
         }

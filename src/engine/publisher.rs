@@ -370,7 +370,17 @@ impl Publisher {
     /// folders of dropped streams. Nothing of a stopped stream goes: it may be what mends it.
     pub fn remove_orphans(&self) -> anyhow::Result<()> {
         let publication = self.publication();
-        let stopped: Vec<String> = lock(&self.live).stopped.keys().cloned().collect();
+        let is_stopped = |stream: &&Arc<StreamState>| {
+            let stopped = &lock(&self.live).stopped;
+            stopped.contains_key(&stream.definition.master_folder())
+        };
+        let stopped = publication.streams.values().filter(is_stopped);
+        let stopped: HashSet<String> = stopped
+            .flat_map(|stream| {
+                let definition = &stream.definition;
+                [definition.master_folder(), definition.keys_folder()]
+            })
+            .collect();
         let named = names(&publication);
         let mut master = HashSet::new();
         let mut folders = HashSet::new();
@@ -388,7 +398,8 @@ impl Publisher {
             let folder = path.splitn(3, '/').take(2).collect::<Vec<_>>().join("/");
             let is_data = path.ends_with(".parquet") && !path.contains("/_delta_log/");
             let is_stopped = stopped.contains(&folder);
-            folders.contains(&folder) && (is_stopped || !is_data || master.contains(path))
+            let is_in_stream = folders.contains(&folder);
+            is_stopped || is_in_stream && (!is_data || master.contains(path))
         };
         for root in ["views", "streams", "log", "keys"] {
             for info in self.disk.list(root)? {

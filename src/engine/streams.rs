@@ -288,7 +288,7 @@ impl Engine {
         if did_run {
             self.publisher.remove_tail(&definition);
         }
-        self.forget_damage(&definition.master_folder());
+        self.forget_damage(&definition);
         if did_run || self.publisher.remove_stopped(&definition) {
             let log = definition.log_folder();
             self.disk.remove_folder(&log).map_err(from_data)?;

@@ -46,7 +46,10 @@ pub fn check(disk: &Disk, state: &StreamState, report: &mut Report) -> Option<Ta
                 check.found(&folder, place, REDUNDANT);
             }
             if let Some(torn) = found.torn {
-                let note = format!("{torn} were never acknowledged; the next start cuts them off");
+                let note = format!(
+                    "{torn} are no whole group; the next start cuts them off. A crash in the middle \
+                     of a write leaves such an end, and then nobody got an answer for it"
+                );
                 check.notes.push(note);
             }
             true

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use lambdalake_data::publication::{Publication, entries, read_entry};
+use lambdalake_data::publication::{KEPT_ENTRIES, Publication, entries, read_entry};
 use lambdalake_data::{DataError, Disk};
 
 use super::report::{Check, Report};
@@ -27,26 +27,28 @@ pub fn check(disk: &Arc<Disk>, report: &mut Report) -> Option<Publication> {
 
 fn read_all(disk: &Disk, check: &mut Check) -> Result<Option<Publication>, DataError> {
     let entries = entries(disk)?;
+    let last = entries.iter().filter_map(|entry| entry.number).max();
     let mut numbers = Vec::new();
     let mut newest = None;
-    for (at, info) in entries.iter().enumerate() {
-        let is_newest = at + 1 == entries.len();
-        check.amount.files += 1;
-        check.amount.bytes += info.bytes;
-        let number = info.path.rsplit('/').next().unwrap_or_default().parse();
-        let Ok(number) = number else {
-            check.found(&info.path, "it is not a publication", "move it away");
+    for entry in &entries {
+        let (path, is_newest) = (&entry.info.path, entry.number == last);
+        let Some(number) = entry.number else {
+            let note = format!("{path} is not a publication, and is not read");
+            check.notes.push(note);
             continue;
         };
+        check.amount.files += 1;
+        check.amount.bytes += entry.info.bytes;
+        if last.is_some_and(|last| number + KEPT_ENTRIES <= last) {
+            let note = format!("{path} was left by a crash; the next start removes it");
+            check.notes.push(note);
+            continue;
+        }
         numbers.push(number);
-        match read_entry(disk, &info.path) {
-            Ok(entry) if entry.number != number => {
-                let problem = format!("it says that its number is {}", entry.number);
-                check.found(&info.path, problem, if is_newest { NEWEST } else { OLDER });
-            }
+        match read_entry(disk, path) {
             Ok(entry) if is_newest => newest = Some(entry),
             Ok(_) => {}
-            Err(error) => check.failed(&info.path, &error, if is_newest { NEWEST } else { OLDER }),
+            Err(error) => check.failed(path, &error, if is_newest { NEWEST } else { OLDER }),
         }
     }
     for pair in numbers.windows(2) {
@@ -56,7 +58,7 @@ fn read_all(disk: &Disk, check: &mut Check) -> Result<Option<Publication>, DataE
             check.found("publications", problem, OLDER);
         }
     }
-    if entries.is_empty() {
+    if last.is_none() {
         if holds_data(disk)? {
             let problem = "there is none, but there are files of streams or views";
             check.found("publications", problem, NEWEST);

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::metrics::sample;
 use crate::restart::{files, wait_until_stored};
 use crate::server::Server;
+use crate::verify::publications;
 
 const VIEW: &str = "SELECT k, count(*) AS n, sum(x) AS total FROM s GROUP BY k";
 
@@ -85,6 +86,8 @@ fn assert_only_s_is_stopped(folder: &Path, file: &str) {
             "{message}"
         );
         assert!(message.contains(file), "{message} should name {file}");
+        let waits = answer.headers.get("retry-after");
+        assert_eq!(waits, None, "no waiting helps");
         assert!(
             message.contains("backup"),
             "{message} should say what to do"
@@ -416,9 +419,7 @@ fn damage_to_a_part_of_the_log_that_is_flushed_loses_nothing_and_is_told() {
 fn a_damaged_newest_publication_is_explained_and_no_older_one_is_used() {
     let folder = tempfile::tempdir().expect("a folder");
     with_two_streams(folder.path()).stop();
-    let entries = std::fs::read_dir(folder.path().join("publications")).expect("a folder");
-    let mut entries: Vec<PathBuf> = entries.map(|entry| entry.expect("one").path()).collect();
-    entries.sort();
+    let mut entries = publications(folder.path());
     let newest = entries.pop().expect("one");
     flip(&newest);
     let said = Server::try_start(folder.path(), &[])
@@ -433,6 +434,120 @@ fn a_damaged_newest_publication_is_explained_and_no_older_one_is_used() {
     flip(&entries[0]);
     let server = Server::start(folder.path(), &[]);
     assert_eq!(server.value("SELECT count(*) FROM s"), 190);
+}
+
+#[test]
+fn files_that_somebody_else_put_beside_ours_are_not_read() {
+    let folder = tempfile::tempdir().expect("a folder");
+    with_two_streams(folder.path()).stop();
+    let beside = folder.path().join("publications");
+    let oldest = publications(folder.path()).remove(0);
+    let segment = files_of(folder.path(), "log", "s", "").pop().expect("one");
+    let strangers = [
+        beside.join("old-1"),
+        beside.join("zzz.bak"),
+        beside.join(format!("{}.damaged", file_name(&oldest))),
+        segment.with_file_name("notes.txt"),
+    ];
+    for stranger in &strangers {
+        std::fs::copy(&oldest, stranger).expect("copied");
+    }
+    let (code, found) = crate::verify::report(folder.path(), &["--deep"]);
+    assert_eq!(code, 0, "{found}");
+    let server = Server::start(folder.path(), &[]);
+    assert_eq!(server.value("SELECT count(*) FROM s"), 190);
+    assert_eq!(server.value("SELECT sum(n) FROM w"), 190);
+    let said = server.log();
+    for stranger in &strangers {
+        assert!(said.contains(&file_name(stranger)), "{said}");
+    }
+}
+
+#[test]
+fn old_publications_that_a_crash_left_go_at_the_next_start() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let server = with_two_streams(folder.path());
+    for table in 0..20 {
+        server.sql(&format!("CREATE TABLE t{table} (a BIGINT)"));
+    }
+    server.kill();
+    let left = folder.path().join("publications/00000000000000000002");
+    std::fs::write(&left, "{").expect("written");
+    assert_eq!(crate::verify::report(folder.path(), &[]).0, 0);
+    Server::start(folder.path(), &[]).kill();
+    assert!(!left.exists());
+    assert_eq!(publications(folder.path()).len(), 16);
+}
+
+#[test]
+fn what_a_stopped_stream_needs_is_kept_until_its_publication_is_back() {
+    let folder = tempfile::tempdir().expect("a folder");
+    with_two_streams(folder.path()).kill();
+    let keys = files_of(folder.path(), "keys", "other", "");
+    assert_eq!(keys.len(), 1);
+    let newest = publications(folder.path()).pop().expect("one");
+    let saved = std::fs::read(&newest).expect("read");
+    std::fs::remove_file(&newest).expect("removed");
+    // The events that it said are flushed.
+    std::fs::remove_file(&files_of(folder.path(), "log", "other", "")[0]).expect("removed");
+    let server = Server::start(folder.path(), &[]);
+    let stopped = server.try_sql("SELECT count(*) FROM other");
+    assert_eq!(error(&stopped).1, "stream_damaged", "{}", stopped.text);
+    server.kill();
+    assert_eq!(files_of(folder.path(), "keys", "other", ""), keys);
+
+    std::fs::write(&newest, saved).expect("written");
+    let server = Server::start(folder.path(), &[]);
+    assert_eq!(server.value("SELECT sum(n) FROM w"), 190);
+}
+
+#[test]
+fn a_flush_that_fails_again_and_again_leaves_nothing_behind() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let server = with_two_streams(folder.path());
+    let keys = files_of(folder.path(), "keys", "s", "").remove(0);
+    flip(&keys);
+    let count = || {
+        let count = |root, ending| files_of(folder.path(), root, "s", ending).len();
+        (
+            count("streams", ".parquet"),
+            files(folder.path(), "views", "").len(),
+        )
+    };
+    let before = count();
+    let events = "/api/v1/streams/s/events?format=ndjson";
+    let sent = server.post(
+        events,
+        &[("idempotency-key", "two")],
+        body(190, 200).as_bytes(),
+    );
+    assert_eq!(sent.status, 200, "{}", sent.text);
+    for _ in 0..4 {
+        let failed = server.try_sql("FLUSH s");
+        assert_eq!(error(&failed).0, 503, "{}", failed.text);
+        assert!(failed.text.contains(&file_name(&keys)), "{}", failed.text);
+    }
+    assert_eq!(count(), before);
+    assert_eq!(server.value("SELECT sum(n) FROM v"), 200, "from the log");
+    let health = server.get("/health").json();
+    assert_eq!(health["details"]["status"], "degraded", "{health}");
+    let named = health["details"]["damaged_files"][0]["path"].to_string();
+    assert!(named.contains(&file_name(&keys)), "{health}");
+    let text = server.get("/metrics").text;
+    let found = sample(&text, "lambdalake_damaged_files_total", &[("kind", "keys")]);
+    assert_eq!(found, Some(1.0));
+    // Whole again, the flush that is due goes through by itself.
+    flip(&keys);
+    for _ in 0..400 {
+        if server.get("/health").json()["details"]["workers"]
+            .as_array()
+            .is_some_and(|workers| workers.iter().all(|worker| worker["error"].is_null()))
+        {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    assert_eq!(server.get("/api/v1/streams/s").json()["tail_rows"], 0);
 }
 
 #[test]

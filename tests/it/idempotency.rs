@@ -198,6 +198,12 @@ fn keys_outlive_the_log_that_they_were_in() {
         for (key, body, first) in &firsts {
             let again = send(&server, key, body);
             assert_eq!((again.status, &again.json()), (200, first), "{key}");
+            let repeated = again.headers.get("x-repeated-events");
+            let expected = (!key.starts_with("empty")).then_some("10");
+            assert_eq!(
+                repeated.map(|count| count.to_str().expect("text")),
+                expected
+            );
             let other = format!("{body}{{\"n\": -1}}\n");
             refused(&send(&server, key, &other), 422, "idempotency_key_reused");
         }
@@ -213,6 +219,9 @@ fn keys_outlive_the_log_that_they_were_in() {
     let answer = send(&server, &firsts[0].0, &firsts[0].1);
     refused(&answer, 503, "stream_damaged");
     assert!(answer.text.contains("keys/"), "{}", answer.text);
+    let text = server.get("/metrics").text;
+    let found = sample(&text, "lambdalake_damaged_files_total", &[("kind", "keys")]);
+    assert_eq!(found, Some(1.0));
 }
 
 #[test]

@@ -93,7 +93,7 @@ fn a_folder_after_a_kill_is_clean_and_stays_as_it_is() {
     let torn = check(&found, "log", "s")["notes"][0]
         .as_str()
         .expect("a note");
-    assert!(torn.contains("never acknowledged"), "{torn}");
+    assert!(torn.contains("no whole group"), "{torn}");
 
     let output = verify(folder.path(), &[]);
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -126,7 +126,7 @@ fn newest_publication(folder: &Path) -> PathBuf {
     publications(folder).pop().expect("one")
 }
 
-fn publications(folder: &Path) -> Vec<PathBuf> {
+pub fn publications(folder: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder.join("publications")).expect("a folder");
     let mut all: Vec<PathBuf> = entries.map(|entry| entry.expect("one").path()).collect();
     all.sort();
@@ -287,6 +287,9 @@ fn a_folder_in_use_and_one_that_is_not_there_cannot_be_checked() {
     assert_eq!(server.value("SELECT count(*) FROM s"), 10);
     server.stop();
     assert_eq!(verify(folder.path(), &[]).status.code(), Some(0));
-    let output = verify(&folder.path().join("nothing"), &[]);
-    assert_eq!(output.status.code(), Some(2));
+    let stranger = tempfile::tempdir().expect("a folder");
+    std::fs::write(stranger.path().join("file"), "text").expect("written");
+    for folder in [&folder.path().join("nothing"), stranger.path()] {
+        assert_eq!(verify(folder, &[]).status.code(), Some(2));
+    }
 }

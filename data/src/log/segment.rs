@@ -48,17 +48,15 @@ pub(super) struct Reader<'a> {
 /// The segments of a log, oldest first, with their numbers.
 pub(super) fn segments(disk: &Disk, folder: &str) -> Result<Vec<(u64, FileInfo)>> {
     let files = disk.list(folder)?.into_iter();
-    let numbered = files.map(|info| {
+    let numbered = files.filter_map(|info| {
         let name = info.path.rsplit('/').next();
-        match name.and_then(|name| name.parse().ok()) {
-            Some(number) => Ok((number, info)),
-            None => Err(damaged(
-                &info.path,
-                "it is not a log segment; remove it".to_owned(),
-            )),
+        let number = name.and_then(|name| name.parse().ok());
+        if number.is_none() {
+            tracing::warn!(path = info.path, "not a log segment: ignored");
         }
+        Some((number?, info))
     });
-    numbered.collect()
+    Ok(numbered.collect())
 }
 
 impl<'a> Reader<'a> {

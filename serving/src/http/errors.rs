@@ -53,7 +53,7 @@ impl Failure {
                 .headers_mut()
                 .insert(header::ALLOW, HeaderValue::from_static(allow));
         }
-        if is_passing(error.kind) {
+        if is_passing(&error) {
             retry_later(&mut response);
         }
         if is_query && let Ok(id) = HeaderValue::from_str(id) {
@@ -68,16 +68,19 @@ pub(super) fn partial(mut body: serde_json::Value, error: &EngineError, id: &str
     log(error, id);
     body["error"] = error_json(error);
     let mut response = json_response(status(error.kind), &body);
-    if is_passing(error.kind) {
+    if is_passing(error) {
         retry_later(&mut response);
     }
     response
 }
 
+/// Codes of what stays until somebody mends it.
+const LASTING: [&str; 2] = ["stream_damaged", "data_damaged"];
+
 /// The same request may well succeed shortly.
-fn is_passing(kind: ErrorKind) -> bool {
+fn is_passing(error: &EngineError) -> bool {
     use ErrorKind::{Busy, InProgress, Unavailable};
-    matches!(kind, Busy | InProgress | Unavailable)
+    matches!(error.kind, Busy | InProgress | Unavailable) && !LASTING.contains(&error.code)
 }
 
 /// The `error` object.

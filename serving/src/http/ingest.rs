@@ -8,8 +8,12 @@ use warp::reply::Response;
 use super::errors::{self, Failure};
 use super::request::Request;
 use super::{App, json_response};
-use crate::engine::IngestRequest;
+use crate::engine::{IngestReply, IngestRequest};
 use crate::error::{EngineError, ErrorKind};
+
+/// How many of the accepted events were stored before, by a request with the same key. Not in the
+/// body, which is the first answer again.
+const REPEATED_EVENTS: &str = "x-repeated-events";
 
 /// Takes one body of events. 200 if any row was taken or none was there; 400 with the same body
 /// and an `error` if there were rows and none was valid. If only the beginning of a body could
@@ -43,15 +47,24 @@ pub(super) async fn events(
         .await;
     let mut reply = answered?;
     reply.errors.truncate(app.limits.row_errors);
+    let mut response = respond(&reply, request_id);
+    if reply.repeated > 0 {
+        let headers = response.headers_mut();
+        headers.insert(REPEATED_EVENTS, reply.repeated.into());
+    }
+    Ok(response)
+}
+
+fn respond(reply: &IngestReply, request_id: &str) -> Response {
     let mut body = json!(reply);
     if let Some(error) = &reply.failure {
-        return Ok(errors::partial(body, error, request_id));
+        return errors::partial(body, error, request_id);
     }
     if reply.accepted > 0 || reply.rejected == 0 {
-        return Ok(json_response(StatusCode::OK, &body));
+        return json_response(StatusCode::OK, &body);
     }
     body["error"] = json!({"code": "no_valid_rows", "message": "no row of the body is valid"});
-    Ok(json_response(StatusCode::BAD_REQUEST, &body))
+    json_response(StatusCode::BAD_REQUEST, &body)
 }
 
 /// One encoding of those there are, whether it comes in one header line or several.

@@ -122,6 +122,9 @@ impl Request {
             return invalid("a request has one Idempotency-Key, not several".to_owned());
         }
         match self.header("idempotency-key")? {
+            Some(key) if key.contains('\t') => {
+                invalid("an Idempotency-Key is printable ASCII, without tabs".to_owned())
+            }
             Some(key) if key.is_empty() || key.len() > MAX_KEY_CHARS => invalid(format!(
                 "an Idempotency-Key has 1 to {MAX_KEY_CHARS} characters"
             )),

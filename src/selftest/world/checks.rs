@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use lambdalake_data::files::Files;
-use lambdalake_data::publication::MasterFile;
+use lambdalake_data::publication::{KEPT_ENTRIES, MasterFile};
 use lambdalake_serving::engine::Engine as _;
 
 use super::super::model::StreamModel;
@@ -36,6 +36,11 @@ impl World {
         let Some(port) = &self.port else {
             return Ok(());
         };
+        let publications = self.files.list(Path::new("publications"));
+        let count = publications.map_err(|error| error.to_string())?.len();
+        if count as u64 > KEPT_ENTRIES {
+            return Err(format!("{count} publications were left"));
+        }
         let snapshot = port.0.snapshot();
         let of_streams = snapshot.streams.values().flat_map(|stream| {
             let folder = stream.definition.master_folder();
