@@ -38,11 +38,8 @@ pub fn run(args: &VerifyArgs) -> anyhow::Result<Exit> {
         return Err(ClientError::BadInput(message).into());
     }
     // The server makes both; a copy may lack the first.
-    let is_data_folder = |name: &&str| args.data_dir.join(name).exists();
-    if !["lock", "publications"]
-        .iter()
-        .any(|name| is_data_folder(&name))
-    {
+    let has = |name: &str| args.data_dir.join(name).exists();
+    if !has("lock") && !has("publications") {
         let folder = args.data_dir.display();
         let message = format!("{folder} is no data folder: it has neither publications nor a lock");
         return Err(ClientError::BadInput(message).into());

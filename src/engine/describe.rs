@@ -46,7 +46,7 @@ impl Engine {
         let tail: usize = stream.parts.iter().map(|open| open.part.bytes()).sum();
         let runtime = self.stream_runtime(&definition.name);
         let trouble = runtime.and_then(|runtime| lock(&runtime.trouble).clone());
-        let damaged = self.damaged_files_of(&definition);
+        let damaged = self.damaged_files_of(definition);
         let stopped = stream.stopped.as_ref().map(ToString::to_string);
         json!({
             "name": definition.name,
