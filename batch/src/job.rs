@@ -16,13 +16,12 @@ use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMerge
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use futures::StreamExt;
 use lambdalake_data::bounds::{ColumnBounds, bounds_of, widen};
-use lambdalake_data::disk::{Disk, StagedWriter};
-use lambdalake_data::properties::writer_properties;
+use lambdalake_data::disk::Disk;
+use lambdalake_data::parquet_files::ParquetFile;
 use lambdalake_data::publication::StatesFile;
 use lambdalake_data::scan::{ScanFile, parquet_scan};
 use lambdalake_data::through::ThroughExec;
 use lambdalake_views::View;
-use parquet::arrow::ArrowWriter;
 
 use crate::audit::{Audit, audit};
 use crate::error::BatchError;
@@ -175,7 +174,7 @@ struct OpenFile {
     path: String,
     rows: u64,
     bounds: Vec<ColumnBounds>,
-    writer: ArrowWriter<StagedWriter>,
+    file: ParquetFile,
 }
 
 impl<'a> StatesWriter<'a> {
@@ -194,46 +193,34 @@ impl<'a> StatesWriter<'a> {
         if batch.num_rows() == 0 {
             return Ok(());
         }
-        if self.open.is_none() {
-            let path = format!("{}-{:04}.parquet", self.prefix, self.done.len());
-            let staged = StagedWriter::new(self.disk.stage(&path)?);
-            let properties = Some(writer_properties(batch)?);
-            let writer = ArrowWriter::try_new(staged, Arc::clone(&self.schema), properties)
-                .map_err(lambdalake_data::DataError::from)?;
-            self.open = Some(OpenFile {
-                path,
-                rows: 0,
-                bounds: Vec::new(),
-                writer,
-            });
-        }
-        let mut full = false;
-        if let Some(open) = &mut self.open {
-            // The plan's field names and nullability may differ from the stored ones.
-            let batch = batch
-                .clone()
-                .with_schema(Arc::clone(&self.schema))
-                .or_else(|_| {
-                    RecordBatch::try_new(Arc::clone(&self.schema), batch.columns().to_vec())
-                })?;
-            let writer = &mut open.writer;
-            writer
-                .write(&batch)
-                .map_err(lambdalake_data::DataError::from)?;
-            open.rows += batch.num_rows() as u64;
-            widen(&mut open.bounds, bounds_of(&batch, None));
-            full = writer.bytes_written() + writer.in_progress_size() > STATES_FILE_BYTES;
-        }
+        // The plan's field names and nullability may differ from the stored ones.
+        let schema = &self.schema;
+        let batch = batch
+            .clone()
+            .with_schema(Arc::clone(schema))
+            .or_else(|_| RecordBatch::try_new(Arc::clone(schema), batch.columns().to_vec()))?;
+        let open = match &mut self.open {
+            Some(open) => open,
+            None => {
+                let path = format!("{}-{:04}.parquet", self.prefix, self.done.len());
+                self.open.insert(OpenFile {
+                    rows: 0,
+                    bounds: Vec::new(),
+                    file: ParquetFile::begin(self.disk, &path, &batch)?,
+                    path,
+                })
+            }
+        };
+        open.file.write(&batch)?;
+        open.rows += batch.num_rows() as u64;
+        widen(&mut open.bounds, bounds_of(&batch, None));
+        let full = open.file.bytes() > STATES_FILE_BYTES;
         if full { self.close() } else { Ok(()) }
     }
 
     fn close(&mut self) -> Result<(), BatchError> {
         if let Some(open) = self.open.take() {
-            let staged = open
-                .writer
-                .into_inner()
-                .map_err(lambdalake_data::DataError::from)?;
-            let (bytes, crc32c) = staged.publish()?;
+            let (bytes, crc32c) = open.file.publish()?;
             self.done.push(StatesFile {
                 path: open.path,
                 rows: open.rows,

@@ -10,7 +10,7 @@
 
 use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -392,45 +392,6 @@ impl Drop for StagedFile {
         {
             tracing::debug!(path = %self.staging.display(), %error, "staging file was not removed");
         }
-    }
-}
-
-/// Adapts a staged file to `std::io::Write`, for the Parquet writer.
-pub struct StagedWriter {
-    staged: StagedFile,
-    bytes: u64,
-    crc: u32,
-}
-
-impl StagedWriter {
-    pub fn new(staged: StagedFile) -> Self {
-        Self {
-            staged,
-            bytes: 0,
-            crc: 0,
-        }
-    }
-
-    /// Publishes the file; returns its length in bytes and its CRC-32C.
-    pub fn publish(self) -> Result<(u64, u32)> {
-        self.staged.publish()?;
-        Ok((self.bytes, self.crc))
-    }
-}
-
-impl Write for StagedWriter {
-    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
-        self.staged.write(buffer).map_err(|error| match error {
-            DataError::DiskFull { .. } => io::Error::new(io::ErrorKind::StorageFull, error),
-            other => io::Error::other(other),
-        })?;
-        self.bytes += buffer.len() as u64;
-        self.crc = crc32c::crc32c_append(self.crc, buffer);
-        Ok(buffer.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }
 

@@ -18,7 +18,7 @@ pub mod keys;
 pub mod log;
 pub mod master;
 pub mod offsets;
-pub mod properties;
+pub mod parquet_files;
 pub mod publication;
 mod read_only;
 pub mod scan;

@@ -9,14 +9,13 @@ use std::sync::Arc;
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::compute::interleave_record_batch;
 use arrow::datatypes::{Int32Type, TimestampMicrosecondType};
-use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use crate::bounds::{bounds_of, widen};
 use crate::cut::CutRange;
-use crate::disk::{Disk, StagedWriter};
+use crate::disk::Disk;
 use crate::error::{DataError, Result};
-use crate::properties::writer_properties;
+use crate::parquet_files::ParquetFile;
 use crate::publication::MasterFile;
 use crate::schema::{SHARD, StreamDefinition, adapt};
 use crate::tail::TailPart;
@@ -45,9 +44,7 @@ pub fn write_part(
 
     let name = new_name(disk, version);
     let path = format!("{}/{name}", definition.master_folder());
-    let staged = StagedWriter::new(disk.stage(&path)?);
-    let properties = writer_properties(first)?;
-    let mut writer = ArrowWriter::try_new(staged, Arc::clone(&schema), Some(properties))?;
+    let mut written = ParquetFile::begin(disk, &path, first)?;
     let mut bounds = Vec::new();
     let batches: Vec<&RecordBatch> = batches.iter().collect();
     for rows in order.chunks(WRITTEN_ROWS) {
@@ -56,9 +53,9 @@ pub fn write_part(
             &mut bounds,
             bounds_of(&sorted, definition.event_time.as_deref()),
         );
-        writer.write(&sorted)?;
+        written.write(&sorted)?;
     }
-    let (bytes, crc32c) = writer.into_inner()?.publish()?;
+    let (bytes, crc32c) = written.publish()?;
     let range: CutRange = part.range();
     Ok(Some(MasterFile {
         path: name,
@@ -91,16 +88,15 @@ pub fn rewrite_file(
     let adapted = |batch| adapt(&batch?, &schema);
     let mut batches = reader.build()?.map(adapted).peekable();
     let name = new_name(disk, version);
-    let staged = StagedWriter::new(disk.stage(&format!("{folder}/{name}"))?);
-    let properties = match batches.peek() {
-        Some(Ok(first)) => Some(writer_properties(first)?),
-        _ => None,
+    let like = match batches.peek() {
+        Some(Ok(first)) => first.clone(),
+        _ => RecordBatch::new_empty(Arc::clone(&schema)),
     };
-    let mut writer = ArrowWriter::try_new(staged, Arc::clone(&schema), properties)?;
+    let mut written = ParquetFile::begin(disk, &format!("{folder}/{name}"), &like)?;
     for batch in batches {
-        writer.write(&batch?)?;
+        written.write(&batch?)?;
     }
-    let (bytes, crc32c) = writer.into_inner()?.publish()?;
+    let (bytes, crc32c) = written.publish()?;
     Ok(MasterFile {
         path: name,
         bytes,

@@ -8,8 +8,10 @@ use crate::server::Server;
 
 const QUERIES: u32 = 1_000;
 
-/// Leaves the queries their share of two cores.
-const PAUSE: Duration = Duration::from_millis(25);
+/// The load keeps pace with the queries, or a slow machine would query ever more files.
+const EVENTS_PER_QUERY: u64 = 25;
+const QUERIES_PER_RECOMPUTE: u64 = 25;
+const PAUSE: Duration = Duration::from_millis(5);
 
 #[test]
 fn views_count_their_stream_under_ingest_flushes_and_recomputes() {
@@ -21,31 +23,41 @@ fn views_count_their_stream_under_ingest_flushes_and_recomputes() {
         "CREATE MATERIALIZED VIEW w AS SELECT x % 100 AS r, count(*) AS n FROM s GROUP BY x % 100",
     );
     let acknowledged = AtomicU64::new(0);
+    let queries = AtomicU64::new(0);
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let mut next = 0;
             while !stop.load(Ordering::SeqCst) {
+                if next > (queries.load(Ordering::SeqCst) + 1) * EVENTS_PER_QUERY {
+                    std::thread::sleep(PAUSE);
+                    continue;
+                }
                 let body: String = (next..next + 25)
                     .map(|x| format!("{{\"k\": \"k{}\", \"x\": {x}}}\n", x % 13))
                     .collect();
                 server.ingest("s", "ndjson", &body);
                 next += 25;
                 acknowledged.store(next, Ordering::SeqCst);
-                std::thread::sleep(PAUSE);
             }
         });
         scope.spawn(|| {
+            let mut due = 0;
             while !stop.load(Ordering::SeqCst) {
+                if queries.load(Ordering::SeqCst) < due {
+                    std::thread::sleep(PAUSE);
+                    continue;
+                }
+                due += QUERIES_PER_RECOMPUTE;
                 server.sql("REFRESH MATERIALIZED VIEW v");
                 server.sql("FLUSH s");
                 server.sql("REFRESH MATERIALIZED VIEW w");
-                std::thread::sleep(20 * PAUSE);
             }
         });
         // Whatever fails here, the other threads must end, or the scope waits for ever.
         let checked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             for query in 0..QUERIES {
+                queries.store(query.into(), Ordering::SeqCst);
                 let before = acknowledged.load(Ordering::SeqCst);
                 let view = if query % 2 == 0 { "v" } else { "w" };
                 let rows = server.rows(&format!(

@@ -33,9 +33,11 @@ impl LineCutter {
         // One more, as the carriage return before a line end does not count.
         let limit = self.sizes.record_bytes.saturating_add(1);
         while !input.is_empty() {
-            self.take_lines(input, limit);
-            if self.bytes.len() >= self.sizes.block_bytes {
-                return self.take();
+            if self.take_lines(input, limit) {
+                if self.bytes.len() >= self.sizes.block_bytes {
+                    return self.take();
+                }
+                continue;
             }
             let Some(end) = memchr::memchr(b'\n', input) else {
                 self.record.add(input, &mut self.bytes, limit);
@@ -53,10 +55,11 @@ impl LineCutter {
     }
 
     /// Takes whole lines at once, as many as the block has room for, if none can be too long.
-    fn take_lines(&mut self, input: &mut &[u8], limit: usize) {
+    /// False: there was no such line.
+    fn take_lines(&mut self, input: &mut &[u8], limit: usize) -> bool {
         let begun = self.bytes.len() - self.record.start();
         if self.record.is_skipping() || begun.saturating_add(input.len()) > limit {
-            return;
+            return false;
         }
         // The block ends with the first line that makes it as large as asked for.
         let room = self.sizes.block_bytes.saturating_sub(self.bytes.len());
@@ -64,13 +67,15 @@ impl LineCutter {
         let end = memchr::memchr(b'\n', &input[last..])
             .map(|end| last + end)
             .or_else(|| memchr::memrchr(b'\n', &input[..last]));
-        if let Some(end) = end {
-            let lines = &input[..=end];
-            self.bytes.extend_from_slice(lines);
-            self.line += memchr::memchr_iter(b'\n', lines).count() as u64;
-            self.record.begin(&self.bytes);
-            *input = &input[end + 1..];
-        }
+        let Some(end) = end else {
+            return false;
+        };
+        let lines = &input[..=end];
+        self.bytes.extend_from_slice(lines);
+        self.line += memchr::memchr_iter(b'\n', lines).count() as u64;
+        self.record.begin(&self.bytes);
+        *input = &input[end + 1..];
+        true
     }
 
     pub fn finish(&mut self) -> Option<Block> {

@@ -1,18 +1,20 @@
 //! How the engine writes Parquet: compression, statistics, and an encoding for each column.
 //!
-//! A dictionary makes columns that repeat themselves small and quick to group by. For the
+//! A file appears under its name when it is whole and durable. A dictionary makes columns that repeat themselves small and quick to group by. For the
 //! others it costs a hash per value and is given up in the end. So a sample decides.
 
 use std::collections::HashSet;
+use std::io::{self, Write};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field};
 use arrow::row::{RowConverter, SortField};
-use parquet::arrow::ArrowSchemaConverter;
+use parquet::arrow::{ArrowSchemaConverter, ArrowWriter};
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 
-use crate::error::Result;
+use crate::disk::{Disk, StagedFile};
+use crate::error::{DataError, Result};
 
 /// Rows of a row group: small enough that a time range skips most of a file, large enough
 /// that a page holds thousands of values.
@@ -24,8 +26,74 @@ const ZSTD_LEVEL: i32 = 1;
 /// Rows that are looked at to choose encodings.
 const SAMPLED_ROWS: usize = 16_384;
 
+/// A Parquet file that is being written.
+pub struct ParquetFile {
+    writer: ArrowWriter<StagedWriter>,
+}
+
+impl ParquetFile {
+    /// Begins a file whose rows have the schema of these and are like them.
+    pub fn begin(disk: &Disk, path: &str, like: &RecordBatch) -> Result<Self> {
+        let staged = StagedWriter {
+            staged: Some(disk.stage(path)?),
+            bytes: 0,
+            crc32c: 0,
+        };
+        let properties = Some(writer_properties(like)?);
+        let writer = ArrowWriter::try_new(staged, like.schema(), properties)?;
+        Ok(Self { writer })
+    }
+
+    pub fn write(&mut self, rows: &RecordBatch) -> Result<()> {
+        Ok(self.writer.write(rows)?)
+    }
+
+    /// About how long the file is so far.
+    pub fn bytes(&self) -> usize {
+        self.writer.bytes_written() + self.writer.in_progress_size()
+    }
+
+    /// Ends the file and publishes it; returns its length in bytes and its CRC-32C.
+    pub fn publish(mut self) -> Result<(u64, u32)> {
+        // Not `into_inner`, which makes a text of the reason why a write failed.
+        self.writer.finish()?;
+        let staged = self.writer.inner_mut();
+        if let Some(file) = staged.staged.take() {
+            file.publish()?;
+        }
+        Ok((staged.bytes, staged.crc32c))
+    }
+}
+
+/// Adapts a staged file to [`Write`].
+struct StagedWriter {
+    /// `None` once it is published.
+    staged: Option<StagedFile>,
+    bytes: u64,
+    crc32c: u32,
+}
+
+impl Write for StagedWriter {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        let Some(staged) = &mut self.staged else {
+            return Err(io::Error::other("the file is published"));
+        };
+        staged.write(buffer).map_err(|error| match error {
+            DataError::DiskFull { .. } => io::Error::new(io::ErrorKind::StorageFull, error),
+            other => io::Error::other(other),
+        })?;
+        self.bytes += buffer.len() as u64;
+        self.crc32c = crc32c::crc32c_append(self.crc32c, buffer);
+        Ok(buffer.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// The Parquet settings of a file whose rows are like these.
-pub fn writer_properties(like: &RecordBatch) -> Result<WriterProperties> {
+fn writer_properties(like: &RecordBatch) -> Result<WriterProperties> {
     let mut properties = WriterProperties::builder()
         .set_compression(Compression::ZSTD(ZstdLevel::try_new(ZSTD_LEVEL)?))
         .set_statistics_enabled(EnabledStatistics::Page)
