@@ -22,7 +22,7 @@ from measure import Rounds, spread
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-SECTIONS = ["ingest", "recompute", "views", "adhoc", "requests", "footprint", "growth"]
+SECTIONS = ["ingest", "recompute", "merged", "adhoc", "requests", "footprint", "growth"]
 SMOKE_EVENTS = 20_000
 
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 
 OURS = "lambdalake"
 CALIBRATION_STEPS = 400_000
+# Fixed work between operations of milliseconds would take longer than they do.
+CALIBRATION_PAUSE_SECONDS = 1.0
 
 
 @dataclass
@@ -76,11 +78,12 @@ def percentile(samples: list[float], share: float) -> float:
 
 
 class Rounds:
-    """Runs operations in turn and counts, before each, what the machine does with fixed work."""
+    """Runs operations in turn, and times fixed work between them: the noise of the machine."""
 
     def __init__(self, repeat: int):
         self.repeat = repeat
         self.calibration: list[float] = []
+        self.calibrated_at = -CALIBRATION_PAUSE_SECONDS
 
     def interleaved(
         self, operations: dict[str, Callable[[], float]], warm: bool = True, repeat: int | None = None
@@ -100,10 +103,13 @@ class Rounds:
 
     def calibrate(self) -> None:
         began = time.perf_counter()
+        if began - self.calibrated_at < CALIBRATION_PAUSE_SECONDS:
+            return
         total = 0
         for step in range(CALIBRATION_STEPS):
             total += step * step
-        self.calibration.append(time.perf_counter() - began)
+        self.calibrated_at = time.perf_counter()
+        self.calibration.append(self.calibrated_at - began)
 
 
 def timed(work: Callable[[], object]) -> float:

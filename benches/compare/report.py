@@ -23,7 +23,8 @@ def table(results: dict) -> str:
 def _measure(measure: dict) -> list[str]:
     lines = [f"{measure['name']} [{measure['unit']}]"]
     for engine, figures in measure["engines"].items():
-        line = f"  {engine:24} {number(figures['median']):>12}  ±{figures['spread']:.0%}"
+        noise = f"±{figures['spread']:.0%}" if len(figures["samples"]) > 1 else ""
+        line = f"  {engine:24} {number(figures['median']):>12}  {noise:5}"
         if engine in measure["ratios"]:
             line += f"   ratio {measure['ratios'][engine]:.2f}"
         if target := measure["targets"].get(engine):
