@@ -75,8 +75,8 @@ def _measure(
     context: Context, name: str, sql: str, events: Events, server: Server, duckdb: Peer
 ) -> Measure:
     with reference.connect() as connection:
-        frequent = f"SELECT ip FROM '{events.parquet}' GROUP BY ip ORDER BY count(*) DESC, ip OFFSET 1000 LIMIT 1"
-        sql = sql.format(ip=(connection.sql(frequent).fetchone() or ("203.0.113.1",))[0])
+        someone = f"SELECT ip FROM '{events.parquet}' LIMIT 1"
+        sql = sql.format(ip=connection.sql(someone).fetchall()[0][0])
     expected = context.truth().query(sql.replace("FROM events", "FROM {source}"))
     keys = expected.column_names
     expected = normalised(expected, keys)
