@@ -14,6 +14,8 @@ from process import Usage
 
 START_SECONDS = 300
 RUN_SECONDS = 1800
+# The server closes connections that are idle for 30 seconds.
+IDLE_SECONDS = 15
 
 
 class Server:
@@ -72,9 +74,11 @@ class Server:
         return Usage.of(self.process.pid)
 
     def connection(self) -> HttpConnection:
-        """The calling thread's kept-alive connection."""
-        if not hasattr(self.local, "connection"):
+        """The calling thread's kept-alive connection; a new one if the server may have left it."""
+        idle = time.monotonic() - getattr(self.local, "used_at", float("-inf"))
+        if idle >= IDLE_SECONDS:
             self.local.connection = HttpConnection(self.port)
+        self.local.used_at = time.monotonic()
         return self.local.connection
 
     def call(self, method: str, path: str, body: bytes = b"", headers: str = "") -> bytes:

@@ -1,8 +1,12 @@
 """The views and what they are in each engine's words."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
-CREATE_STREAM = "CREATE TABLE events ({columns}) WITH (event_time = 'ts')"
+from data import CLICKHOUSE_COLUMNS, NAMES, SQL_COLUMNS
+from peers import Peer
+
+CREATE_STREAM = f"CREATE TABLE events ({SQL_COLUMNS}) WITH (event_time = 'ts')"
 
 KEYS = ["m", "status"]
 
@@ -48,25 +52,50 @@ SKETCHES = View(
     has_sketches=True,
 )
 
-# The sketch view as ClickHouse keeps it: states in an AggregatingMergeTree, made at each INSERT.
-CLICKHOUSE_STATES = (
-    "CREATE TABLE {view} (m DateTime('UTC'), status Int64, n AggregateFunction(count), "
-    "bytes AggregateFunction(sum, Int64), ips AggregateFunction(uniq, String), "
-    "p90 AggregateFunction(quantileTDigest(0.9), Float64)) "
-    "ENGINE = AggregatingMergeTree ORDER BY (m, status) SETTINGS {settings}"
-)
-CLICKHOUSE_STATES_FROM = (
-    "CREATE MATERIALIZED VIEW {view}_from_{table} TO {view} AS SELECT toStartOfMinute(ts) AS m, "
-    "status, countState() AS n, sumState(bytes) AS bytes, uniqState(ip) AS ips, "
-    "quantileTDigestState(0.9)(latency) AS p90 FROM {table} GROUP BY m, status"
-)
-CLICKHOUSE_MERGE = (
-    "SELECT m, status, countMerge(n) AS n, sumMerge(bytes) AS bytes, uniqMerge(ips) AS ips, "
-    "quantileTDigestMerge(0.9)(p90) AS p90 FROM {view} {where} GROUP BY m, status"
-)
-CLICKHOUSE_EVENTS = (
-    "CREATE TABLE {table} ({columns}) ENGINE = MergeTree ORDER BY ts SETTINGS {settings}"
-)
 # What a ClickHouse server does by default, and what makes an INSERT as durable as our answer.
 UNSYNCED = "fsync_after_insert = 0"
 SYNCED = "fsync_after_insert = 1, fsync_part_directory = 1"
+
+
+@dataclass(frozen=True)
+class ClickHouseTables:
+    """Events, and their sketch view as ClickHouse keeps it: states that each INSERT adds to."""
+
+    events: str = "events"
+    view: str = "sketches"
+    settings: str = UNSYNCED
+    keeps_events: bool = True
+
+    def create(self, clickhouse: Peer) -> None:
+        """Makes them anew; tables of the same names are dropped."""
+        feed = f"{self.view}_feed"
+        for name in (feed, self.view, self.events):
+            clickhouse.execute(f"DROP TABLE IF EXISTS {name} SYNC")
+        engine = f"MergeTree ORDER BY ts SETTINGS {self.settings}" if self.keeps_events else "Null"
+        clickhouse.execute(f"CREATE TABLE {self.events} ({CLICKHOUSE_COLUMNS}) ENGINE = {engine}")
+        clickhouse.execute(
+            f"CREATE TABLE {self.view} (m DateTime('UTC'), status Int64, "
+            "n AggregateFunction(count), bytes AggregateFunction(sum, Int64), "
+            "ips AggregateFunction(uniq, String), "
+            "p90 AggregateFunction(quantileTDigest(0.9), Float64)) "
+            f"ENGINE = AggregatingMergeTree ORDER BY (m, status) SETTINGS {self.settings}"
+        )
+        clickhouse.execute(
+            f"CREATE MATERIALIZED VIEW {feed} TO {self.view} AS SELECT toStartOfMinute(ts) AS m, "
+            "status, countState() AS n, sumState(bytes) AS bytes, uniqState(ip) AS ips, "
+            f"quantileTDigestState(0.9)(latency) AS p90 FROM {self.events} GROUP BY m, status"
+        )
+
+    def insert(self, ndjson: Path) -> str:
+        structure = CLICKHOUSE_COLUMNS.replace("'", "\\'")
+        return f"INSERT INTO {self.events} SELECT {NAMES} FROM file('{ndjson}', JSONEachRow, '{structure}')"
+
+    def merge(self, where: str = "") -> str:
+        return (
+            "SELECT m, status, countMerge(n) AS n, sumMerge(bytes) AS bytes, uniqMerge(ips) AS ips, "
+            f"quantileTDigestMerge(0.9)(p90) AS p90 FROM {self.view} {where} GROUP BY m, status"
+        )
+
+    def bytes_on_disk(self, clickhouse: Peer, table: str) -> int:
+        sql = f"SELECT sum(bytes_on_disk) AS bytes FROM system.parts WHERE active AND table = '{table}'"
+        return clickhouse.table(sql)["bytes"][0].as_py()

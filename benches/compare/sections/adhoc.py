@@ -4,7 +4,7 @@ import duckdb as reference
 
 from answers import compare, normalised
 from context import Context, Section
-from data import NAMES, SQL_COLUMNS, Events
+from data import NAMES, Events
 from load import line_offset, send
 from measure import Measure, timed
 from peers import DuckDb, Peer
@@ -41,7 +41,7 @@ def run(context: Context) -> Section:
         Peer(DuckDb, context.folder("duckdb")) as duckdb,
     ):
         offset, before = line_offset(events.ndjson, FLUSHED_SHARE)
-        server.execute(CREATE_STREAM.format(columns=SQL_COLUMNS))
+        server.execute(CREATE_STREAM)
         send(server, "events", events.ndjson, (0, offset))
         server.execute("FLUSH events")
         send(server, "events", events.ndjson, (offset, events.ndjson.stat().st_size))

@@ -2,17 +2,15 @@
 
 import time
 
-from answers import normalised
+import pyarrow as pa
+
 from context import Context, Section
-from data import CLICKHOUSE_COLUMNS, NAMES, SQL_COLUMNS
+from data import Events
 from load import send
 from measure import Measure
 from peers import ClickHouse, Peer
 from server import Server
-from views import (
-    CLICKHOUSE_EVENTS, CLICKHOUSE_MERGE, CLICKHOUSE_STATES, CLICKHOUSE_STATES_FROM, CREATE_STREAM,
-    SKETCHES, SYNCED, UNSYNCED, create,
-)
+from views import CREATE_STREAM, SKETCHES, SYNCED, UNSYNCED, ClickHouseTables, create
 
 TARGET = 1.5
 
@@ -24,7 +22,7 @@ def run(context: Context) -> Section:
 
     def ours() -> float:
         with Server(context.binary, context.folder("ingest")) as server:
-            server.execute(CREATE_STREAM.format(columns=SQL_COLUMNS))
+            server.execute(CREATE_STREAM)
             server.execute(create(SKETCHES))
             began = time.perf_counter()
             load = send(server, "events", events.ndjson)
@@ -35,7 +33,6 @@ def run(context: Context) -> Section:
             return seconds
 
     with Peer(ClickHouse, context.folder("clickhouse")) as clickhouse:
-        clickhouse.execute("CREATE DATABASE compare ENGINE = Atomic")
         operations = {
             "lambdalake": ours,
             "clickhouse": lambda: _insert(clickhouse, "synced", SYNCED, events, answers),
@@ -64,21 +61,10 @@ def run(context: Context) -> Section:
     return section
 
 
-def _insert(clickhouse: Peer, name: str, settings: str, events, answers: dict) -> float:
-    table, view = f"compare.events_{name}", f"compare.sketches_{name}"
-    for old in (f"{view}_from_events_{name}", view, table):
-        clickhouse.execute(f"DROP TABLE IF EXISTS {old} SYNC")
-    clickhouse.execute(
-        CLICKHOUSE_EVENTS.format(table=table, columns=CLICKHOUSE_COLUMNS, settings=settings)
-    )
-    clickhouse.execute(CLICKHOUSE_STATES.format(view=view, settings=settings))
-    clickhouse.execute(
-        CLICKHOUSE_STATES_FROM.format(view=view, table=table).replace("_from_compare.", "_from_")
-    )
-    structure = CLICKHOUSE_COLUMNS.replace("'", "\\'")
-    seconds = clickhouse.seconds(
-        f"INSERT INTO {table} SELECT {NAMES} FROM file('{events.ndjson}', JSONEachRow, '{structure}')"
-    )
-    answered = clickhouse.seconds(CLICKHOUSE_MERGE.format(view=view, where=""))
-    answers[f"clickhouse, {name}"] = clickhouse.table(CLICKHOUSE_MERGE.format(view=view, where=""))
-    return seconds + answered
+def _insert(clickhouse: Peer, name: str, settings: str, events: Events, answers: dict) -> float:
+    tables = ClickHouseTables(f"events_{name}", f"sketches_{name}", settings)
+    tables.create(clickhouse)
+    seconds = clickhouse.seconds(tables.insert(events.ndjson))
+    asked, answer = clickhouse.timed(tables.merge())
+    answers[f"clickhouse, {name}"] = pa.ipc.open_stream(answer).read_all()
+    return seconds + asked

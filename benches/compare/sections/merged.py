@@ -4,14 +4,12 @@ import shutil
 
 from background import Background
 from context import Context, Section
-from data import CLICKHOUSE_COLUMNS, NAMES, SQL_COLUMNS, Events
+from data import Events
 from load import line_offset, send
 from measure import Measure, percentile, timed
 from peers import ClickHouse, Peer
 from server import Server
-from views import (
-    CLICKHOUSE_MERGE, CLICKHOUSE_STATES, CLICKHOUSE_STATES_FROM, CREATE_STREAM, SKETCHES, UNSYNCED, create,
-)
+from views import CREATE_STREAM, SKETCHES, ClickHouseTables, create
 
 TARGET = 1.5
 # Under load the slowest queries may take this many times what they take on an idle server.
@@ -24,10 +22,9 @@ OURS = {
     WHOLE: "SELECT * FROM sketches",
     LAST_HOUR: "SELECT * FROM sketches WHERE m >= '2026-01-01T23:00:00Z'",
 }
-CLICKHOUSE = {
-    WHOLE: CLICKHOUSE_MERGE.format(view="sketches", where=""),
-    LAST_HOUR: CLICKHOUSE_MERGE.format(view="sketches", where="WHERE m >= '2026-01-01 23:00:00'"),
-}
+# Only the states are asked here: ClickHouse need not keep the events themselves.
+TABLES = ClickHouseTables(keeps_events=False)
+CLICKHOUSE = {WHOLE: TABLES.merge(), LAST_HOUR: TABLES.merge("WHERE m >= '2026-01-01 23:00:00'")}
 
 
 def run(context: Context) -> Section:
@@ -78,7 +75,7 @@ def run(context: Context) -> Section:
 
 
 def _fill_ours(server: Server, events: Events, middle: int) -> None:
-    server.execute(CREATE_STREAM.format(columns=SQL_COLUMNS))
+    server.execute(CREATE_STREAM)
     server.execute(create(SKETCHES))
     send(server, "events", events.ndjson, (0, middle))
     server.recompute("sketches")
@@ -86,11 +83,7 @@ def _fill_ours(server: Server, events: Events, middle: int) -> None:
 
 
 def _fill_clickhouse(context: Context, clickhouse: Peer, events: Events, middle: int) -> None:
-    # Only the states are asked here: the events themselves go nowhere.
-    clickhouse.execute(f"CREATE TABLE events ({CLICKHOUSE_COLUMNS}) ENGINE = Null")
-    clickhouse.execute(CLICKHOUSE_STATES.format(view="sketches", settings=UNSYNCED))
-    clickhouse.execute(CLICKHOUSE_STATES_FROM.format(view="sketches", table="events"))
-    structure = CLICKHOUSE_COLUMNS.replace("'", "\\'")
+    TABLES.create(clickhouse)
     halves = context.folder("halves")
     with events.ndjson.open("rb") as lines:
         for name in ("first", "second"):
@@ -100,9 +93,7 @@ def _fill_clickhouse(context: Context, clickhouse: Peer, events: Events, middle:
                     out.write(lines.read(middle))
                 else:
                     shutil.copyfileobj(lines, out)
-            clickhouse.execute(
-                f"INSERT INTO events SELECT {NAMES} FROM file('{half}', JSONEachRow, '{structure}')"
-            )
+            clickhouse.execute(TABLES.insert(half))
             if name == "first":
                 # As our batch version is: one state per group.
                 clickhouse.execute("OPTIMIZE TABLE sketches FINAL")

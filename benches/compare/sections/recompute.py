@@ -1,7 +1,6 @@
 """2: a view computed from scratch, from the master dataset's own Parquet files."""
 
 from context import Context, Section
-from data import SQL_COLUMNS
 from load import send
 from measure import Measure
 from peers import ClickHouse, DuckDb, Peer
@@ -19,7 +18,7 @@ def run(context: Context) -> Section:
         Peer(ClickHouse, context.folder("clickhouse")) as clickhouse,
         Peer(DuckDb, context.folder("duckdb")) as duckdb,
     ):
-        server.execute(CREATE_STREAM.format(columns=SQL_COLUMNS))
+        server.execute(CREATE_STREAM)
         send(server, "events", events.ndjson)
         server.execute("FLUSH events")
         files = server.master_files("events")
