@@ -56,6 +56,7 @@ def _run(arguments: argparse.Namespace, work: Path) -> dict:
     results["seed"] = arguments.seed
     context.data()
     for name in arguments.only:
+        rounds.calibrate()
         began = time.perf_counter()
         section = importlib.import_module(f"sections.{name}").run(context)
         for leftover in work.iterdir():

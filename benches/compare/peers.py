@@ -51,6 +51,13 @@ class DuckDb:
         return sink.getvalue().to_pybytes()
 
 
+class NoEngine:
+    """Nothing: what the process itself takes."""
+
+    def __init__(self, _folder: str):
+        pass
+
+
 class Peer:
     """The process of an engine, seen from outside."""
 

@@ -13,8 +13,11 @@ def table(results: dict) -> str:
     for section in results["sections"]:
         lines += ["", f"{section['title']} ({section['name']})"]
         lines += [f"  {line}" for measure in section["measures"] for line in _measure(measure)]
-        lines += [f"  {name}: {value:,.4g}" if value < 1000 else f"  {name}: {value:,.0f}"
-                  for name, value in section["facts"].items()]
+        lines += [f"  {name}: {number(value)}" for name, value in section["facts"].items()]
+        lines += [f"  {note}" for note in section["notes"]]
+        for title, points in section["curves"].items():
+            lines.append(f"  {title}")
+            lines += [f"    {line:12} {shown}" for line, shown in curve_lines(points)]
     lines += ["", f"noise: fixed work on one core varies by {results['calibration_spread']:.1%} "
               f"(IQR/median); load {results['load_average']:.1f}"]
     return "\n".join(lines)
@@ -33,6 +36,15 @@ def _measure(measure: dict) -> list[str]:
     if measure["note"]:
         lines.append(f"  {measure['note']}")
     return lines
+
+
+def curve_lines(points: list[dict]) -> list[tuple[str, str]]:
+    """Each line of a plot as text: its name, and `x: y` of its points."""
+    names = dict.fromkeys(point["line"] for point in points)
+    return [
+        (name, "  ".join(f"{p['x']:,}: {number(p['y'])}" for p in points if p["line"] == name))
+        for name in names
+    ]
 
 
 def verdict(measure: dict, peer: str) -> str:

@@ -4,7 +4,7 @@ from context import Context, Section
 from data import Events
 from load import send
 from measure import Measure
-from peers import ClickHouse, Peer
+from peers import ClickHouse, NoEngine, Peer
 from process import Usage, size_on_disk
 from server import Server
 from views import CREATE_STREAM, SKETCHES, ClickHouseTables, create
@@ -59,7 +59,9 @@ def _clickhouse(context: Context, section: Section, events: Events) -> tuple[dic
             "events": tables.bytes_on_disk(clickhouse, tables.events),
             "states of the view": tables.bytes_on_disk(clickhouse, tables.view),
         }
-        return sizes, _memory(rest, loaded)
+    with Peer(NoEngine, context.folder("none")) as python:
+        section.facts["of a peer's RSS, MiB of Python alone"] = python.usage().rss_bytes / MIB
+    return sizes, _memory(rest, loaded)
 
 
 def _memory(rest: Usage, loaded: Usage) -> dict:

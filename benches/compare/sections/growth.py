@@ -1,0 +1,117 @@
+"""7: what grows with the history, and with the number of groups."""
+
+import json
+
+from answers import compare, normalised
+from context import Context, Section
+from http_client import HttpError
+from load import line_offset, send
+from measure import percentile, timed
+from peers import ClickHouse, DuckDb, Peer
+from server import Server
+from views import CREATE_STREAM, SKETCHES, create
+
+# The middle one is the number of events of the other sections.
+HISTORY = {"1x": 1, "5x": 5, "25x": 25}
+GROUPS = [10**power for power in range(3, 8)]
+QUERIES = 20
+
+PER_EVENT = "ingest, wall microseconds per event after a history of so many events"
+CPU_PER_EVENT = "ingest, server CPU microseconds per event after a history of so many events"
+QUERY = "view query after a recompute, s, by events"
+RECOMPUTE = "recompute from scratch, s, by events"
+BY_GROUPS = "recompute, s, by groups"
+ASKED_GROUPS = "query of all groups of the view, s, by groups"
+
+GROUPED = "SELECT _offset % {groups} AS k, count(*) AS n, sum(bytes) AS b FROM {source} GROUP BY 1"
+CHECK = "SELECT count(*) AS groups, sum(n) AS events, sum(b) AS total, max(n) AS most FROM {source}"
+
+
+def run(context: Context) -> Section:
+    section = Section("growth", "Growth of history and of groups")
+    for title in (PER_EVENT, CPU_PER_EVENT, QUERY, RECOMPUTE, BY_GROUPS, ASKED_GROUPS):
+        section.curves[title] = []
+    base = context.count // HISTORY["5x"]
+    for name, factor in HISTORY.items():
+        count = base * factor
+        # Half of the smallest history is what each stream is given last.
+        added = 0.5 / factor
+        with Server(context.binary, context.folder("growth")) as server:
+            _history(context, section, server, count, added)
+            if name == "25x":
+                _groups(context, section, server, count)
+    for title in (PER_EVENT, CPU_PER_EVENT, QUERY, RECOMPUTE):
+        points = section.curves[title]
+        section.facts[f"25x by 1x: {title}"] = points[-1]["y"] / points[0]["y"]
+    return section
+
+
+def _history(context: Context, section: Section, server: Server, count: int, added: float) -> None:
+    events = context.data(count)
+    server.execute(CREATE_STREAM)
+    server.execute(create(SKETCHES))
+    offset, before = line_offset(events.ndjson, 1 - added)
+    send(server, "events", events.ndjson, (0, offset))
+    server.recompute("sketches")
+    load = send(server, "events", events.ndjson, (offset, events.ndjson.stat().st_size))
+    rows = count - before
+    _point(section, PER_EVENT, "wall", count, load.seconds / rows * 1e6)
+    _point(section, CPU_PER_EVENT, "CPU", count, load.server_cpu_seconds / rows * 1e6)
+    runs = [server.recompute("sketches")["wall_seconds"] for _ in range(context.rounds.repeat)]
+    _point(section, RECOMPUTE, "sketch view", count, percentile(runs, 0.5))
+    queries = [timed(lambda: server.arrow("SELECT * FROM sketches")) for _ in range(QUERIES)]
+    _point(section, QUERY, "sketch view", count, percentile(queries, 0.5))
+    context.truth(count).check_view("lambdalake", SKETCHES, server.table("SELECT * FROM sketches"))
+
+
+def _groups(context: Context, section: Section, server: Server, count: int) -> None:
+    server.execute("FLUSH events")
+    files = server.master_files("events")
+    listed = ", ".join(f"'{file}'" for file in files)
+    pattern = f"{files[0].parent}/{{{','.join(file.name for file in files)}}}"
+    with (
+        Peer(ClickHouse, context.folder("clickhouse")) as clickhouse,
+        Peer(DuckDb, context.folder("duckdb")) as duckdb,
+    ):
+        peers = {
+            "clickhouse": (clickhouse, f"file('{pattern}', Parquet)"),
+            "duckdb": (duckdb, f"read_parquet([{listed}])"),
+        }
+        for groups in (groups for groups in GROUPS if groups <= count):
+            expected = None
+            for name, (peer, source) in peers.items():
+                # The groups are made and counted, not sent: 10^7 rows would time the pipe.
+                sql = CHECK.format(source=f"({GROUPED.format(groups=groups, source=source)})")
+                answer = normalised(peer.table(sql), ["groups"])
+                _point(section, BY_GROUPS, name, groups, peer.seconds(sql))
+                if expected is not None:
+                    compare(f"{name}, {groups} groups", expected, answer, answer.column_names)
+                expected = answer
+            _our_groups(context, section, server, groups, expected)
+
+
+def _our_groups(context: Context, section: Section, server: Server, groups: int, expected) -> None:
+    server.execute(f"CREATE MATERIALIZED VIEW grouped AS {GROUPED.format(groups=groups, source='events')}")
+    try:
+        server.settle()
+        run = server.recompute("grouped")
+        _point(section, BY_GROUPS, "lambdalake", groups, run["wall_seconds"])
+        sql = CHECK.format(source="grouped")
+        answer = normalised(server.table(sql), ["groups"])
+        compare(f"lambdalake, {groups} groups", expected, answer, expected.column_names)
+        seconds = [timed(lambda: server.arrow(sql)) for _ in range(context.rounds.repeat)]
+        _point(section, ASKED_GROUPS, "lambdalake", groups, percentile(seconds, 0.5))
+        section.facts[f"{groups:,} groups: bytes of states per group"] = (
+            server.get("/api/v1/views/grouped")["versions"][-1]["bytes"] / groups
+        )
+    except HttpError as error:
+        if error.status != 422:
+            raise
+        code = json.loads(error.body)["error"]["code"]
+        section.notes.append(f"{groups:,} groups: the query is refused with 422 {code}")
+    finally:
+        server.execute("DROP MATERIALIZED VIEW grouped")
+
+
+def _point(section: Section, title: str, line: str, x: float, y: float) -> None:
+    section.curves[title].append({"line": line, "x": x, "y": y})
