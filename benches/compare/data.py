@@ -12,6 +12,7 @@ from pathlib import Path
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 # Part of the file names: a change of the generator must not meet files of the old one.
 GENERATION = 1
@@ -75,22 +76,26 @@ def events(cache: Path, seed: int, count: int) -> Events:
 def _write(target: Events, seed: int) -> None:
     parts = [target.parquet.with_suffix(f".{os.getpid()}.{end}") for end in ("lines", "part", "pq")]
     whole, part, parquet = parts
-    connection = duckdb.connect()
-    connection.execute(f"CREATE TABLE log ({SQL_COLUMNS})")
-    with whole.open("wb") as out:
-        for start in range(0, target.count, CHUNK):
-            rows = _chunk(seed, start, min(CHUNK, target.count - start), target.count)
+    starts = range(0, target.count, CHUNK)
+    sizes = (min(CHUNK, target.count - start) for start in starts)
+    chunks = (_chunk(seed, start, size, target.count) for start, size in zip(starts, sizes))
+    with duckdb.connect() as connection, whole.open("wb") as out, _writer(parquet) as writer:
+        for rows in chunks:
+            writer.write_table(rows)
             connection.register("rows", rows)
             stamp = "strftime(ts, '%Y-%m-%dT%H:%M:%S.%gZ') AS ts"
             connection.execute(
                 f"COPY (SELECT * REPLACE ({stamp}) FROM rows) TO '{part}' (FORMAT json)"
             )
             out.write(part.read_bytes())
-            connection.execute("INSERT INTO log SELECT * FROM rows")
-    connection.execute(f"COPY log TO '{parquet}' (FORMAT parquet)")
     part.unlink()
     whole.rename(target.ndjson)
     parquet.rename(target.parquet)
+
+
+def _writer(path: Path) -> pq.ParquetWriter:
+    schema = _chunk(seed=0, start=0, rows=0, count=1).schema
+    return pq.ParquetWriter(path, schema, compression="zstd")
 
 
 def _chunk(seed: int, start: int, rows: int, count: int) -> pa.Table:

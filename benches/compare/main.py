@@ -19,6 +19,7 @@ import page
 import report
 from context import Context
 from measure import Rounds, spread
+from peers import THREADS
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -29,7 +30,9 @@ SMOKE_EVENTS = 20_000
 def main() -> int:
     arguments = _arguments()
     if arguments.page:
-        (ROOT / "docs/compare.md").write_text(page.markdown(json.loads(arguments.page.read_text())))
+        results = json.loads(arguments.page.read_text())
+        (ROOT / "docs/compare.md").write_text(page.markdown(results))
+        report.plot(results, ROOT / "docs/compare.svg")
         return 0
     # Ended from outside, we still end our servers and remove our folder.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -50,10 +53,10 @@ def _run(arguments: argparse.Namespace, work: Path) -> dict:
     rounds = Rounds(1 if arguments.smoke else arguments.repeat)
     count = SMOKE_EVENTS if arguments.smoke else arguments.events
     cache = Path(os.environ["LAMBDALAKE_COMPARE_CACHE"])
-    binary = arguments.binary.resolve(strict=True)
+    binary = arguments.binary.resolve()
     context = Context(binary, cache, work, count, arguments.seed, arguments.smoke, rounds)
-    results = {"machine": _machine(binary), "events": count, "repeat": rounds.repeat, "sections": []}
-    results["seed"] = arguments.seed
+    results = {"machine": _machine(binary, arguments.commit), "events": count, "repeat": rounds.repeat,
+               "seed": arguments.seed, "threads": THREADS, "sections": []}
     context.data()
     for name in arguments.only:
         rounds.calibrate()
@@ -68,11 +71,8 @@ def _run(arguments: argparse.Namespace, work: Path) -> dict:
     return results
 
 
-def _machine(binary: Path) -> dict:
+def _machine(binary: Path, commit: str) -> dict:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    commit = subprocess.run(
-        ["git", "-C", ROOT, "rev-parse", "--short", "HEAD"], capture_output=True, text=True
-    )
     ours = subprocess.run([binary, "--version"], capture_output=True, text=True, check=True)
     return {
         "cores": os.cpu_count(),
@@ -80,10 +80,15 @@ def _machine(binary: Path) -> dict:
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "processor": _processor(),
         "date": datetime.now(timezone.utc).date().isoformat(),
-        "commit": commit.stdout.strip(),
+        "commit": commit,
         "versions": {"lambdalake": ours.stdout.split()[-1]}
         | {name: version(name) for name in ("chdb", "chdb-core", "duckdb")},
     }
+
+
+def _head() -> str:
+    command = ["git", "-C", ROOT, "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
 
 
 def _processor() -> str:
@@ -106,7 +111,11 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=ROOT / "target/compare", help="folder of the results")
     parser.add_argument("--smoke", action="store_true", help="everything once with few events: does it work, are answers equal")
     parser.add_argument("--page", type=Path, metavar="RESULTS", help="only write docs/compare.md from a results file")
-    return parser.parse_args()
+    parser.add_argument("--commit", default=_head(), help="what the binary was built from; HEAD by default")
+    arguments = parser.parse_args()
+    if not arguments.page and not arguments.binary.exists():
+        parser.error(f"{arguments.binary} is not there: cargo build --release")
+    return arguments
 
 
 def _sections(text: str) -> list[str]:

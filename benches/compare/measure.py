@@ -116,3 +116,15 @@ def timed(work: Callable[[], object]) -> float:
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
+
+
+def with_cpu(subject, work: Callable[[], float], used: list[float]) -> Callable[[], float]:
+    """The same work; what CPU `subject`, a server or peer, needed for it is added to `used`."""
+
+    def run() -> float:
+        before = subject.usage().cpu_seconds
+        seconds = work()
+        used.append(subject.usage().cpu_seconds - before)
+        return seconds
+
+    return run

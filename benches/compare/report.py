@@ -5,6 +5,8 @@ from pathlib import Path
 import matplotlib
 
 matplotlib.use("Agg")
+# The same results draw the same file.
+matplotlib.rcParams |= {"svg.hashsalt": "lambdalake", "svg.fonttype": "none"}
 import matplotlib.pyplot as plt
 
 
@@ -74,14 +76,14 @@ def plot(results: dict, path: Path) -> None:
     _bars(fields[0][0], bars)
     for field, (title, rows) in zip(fields[1:, 0], curves.items(), strict=True):
         _curves(field, title, rows)
-    figure.savefig(path)
+    figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
 
 
 def _bars(field, bars: list[tuple]) -> None:
     names = [name for name, _, _ in bars]
     colours = ["tab:green" if ratio >= (target or 1) else "tab:red" for _, ratio, target in bars]
-    field.barh(range(len(bars)), [ratio for _, ratio, _ in bars], color=colours)
+    field.barh(range(len(bars)), [ratio - 1 for _, ratio, _ in bars], left=1, color=colours)
     for row, (_, _, target) in enumerate(bars):
         if target:
             field.plot([target, target], [row - 0.4, row + 0.4], color="black")

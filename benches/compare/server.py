@@ -18,6 +18,10 @@ RUN_SECONDS = 1800
 IDLE_SECONDS = 15
 
 
+class RunFailed(Exception):
+    """A recompute ended without a new version; the message is the server's."""
+
+
 class Server:
     """`settings` are flags of `lambdalake serve` without their dashes, such as `flush-age`."""
 
@@ -115,13 +119,10 @@ class Server:
             run = self._finished(json.loads(started)["run_id"])
             return run | {"wall_seconds": time.perf_counter() - began}
 
-    def settle(self) -> None:
-        """Waits until no recompute runs, such as those that CREATE starts over old events."""
-        deadline = time.monotonic() + RUN_SECONDS
-        while self.get("/health")["details"]["running_recomputes"]:
-            if time.monotonic() > deadline:
-                raise RuntimeError("recomputes do not end")
-            time.sleep(0.01)
+    def first_run(self, view: str) -> dict:
+        """The run that CREATE MATERIALIZED VIEW starts over old events, when it has ended."""
+        runs = [run for run in self.get("/api/v1/runs")["runs"] if run["view"] == view]
+        return self._finished(runs[-1]["run_id"])
 
     def _finished(self, run_id: str) -> dict:
         deadline = time.monotonic() + RUN_SECONDS
@@ -130,7 +131,7 @@ class Server:
             if run["status"] == "succeeded":
                 return run
             if run["status"] == "failed":
-                raise RuntimeError(f"recompute: {run['error']}")
+                raise RunFailed(run["error"])
             time.sleep(0.002)
         raise RuntimeError(f"run {run_id} does not end")
 
