@@ -77,7 +77,7 @@ def _machine(binary: Path, commit: str) -> dict:
     return {
         "cores": os.cpu_count(),
         "memory_gib": round(memory / 2**30),
-        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "system": f"{platform.system()} {platform.release().split('-')[0]} {platform.machine()}",
         "processor": _processor(),
         "date": datetime.now(timezone.utc).date().isoformat(),
         "commit": commit,
