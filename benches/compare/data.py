@@ -5,7 +5,7 @@ only the reference answers are computed from. The hours that the events cover ar
 events mean more of them per minute and not more minutes.
 """
 
-import os
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,23 +74,23 @@ def events(cache: Path, seed: int, count: int) -> Events:
 
 
 def _write(target: Events, seed: int) -> None:
-    parts = [target.parquet.with_suffix(f".{os.getpid()}.{end}") for end in ("lines", "part", "pq")]
-    whole, part, parquet = parts
     starts = range(0, target.count, CHUNK)
     sizes = (min(CHUNK, target.count - start) for start in starts)
     chunks = (_chunk(seed, start, size, target.count) for start, size in zip(starts, sizes))
-    with duckdb.connect() as connection, whole.open("wb") as out, _writer(parquet) as writer:
-        for rows in chunks:
-            writer.write_table(rows)
-            connection.register("rows", rows)
-            stamp = "strftime(ts, '%Y-%m-%dT%H:%M:%S.%gZ') AS ts"
-            connection.execute(
-                f"COPY (SELECT * REPLACE ({stamp}) FROM rows) TO '{part}' (FORMAT json)"
-            )
-            out.write(part.read_bytes())
-    part.unlink()
-    whole.rename(target.ndjson)
-    parquet.rename(target.parquet)
+    # In the cache's own file system, so that whole files can be renamed.
+    with tempfile.TemporaryDirectory(dir=target.parquet.parent) as folder:
+        whole, part, parquet = (Path(folder) / name for name in ("lines", "part", "parquet"))
+        with duckdb.connect() as connection, whole.open("wb") as out, _writer(parquet) as writer:
+            for rows in chunks:
+                writer.write_table(rows)
+                connection.register("rows", rows)
+                stamp = "strftime(ts, '%Y-%m-%dT%H:%M:%S.%gZ') AS ts"
+                connection.execute(
+                    f"COPY (SELECT * REPLACE ({stamp}) FROM rows) TO '{part}' (FORMAT json)"
+                )
+                out.write(part.read_bytes())
+        whole.rename(target.ndjson)
+        parquet.rename(target.parquet)
 
 
 def _writer(path: Path) -> pq.ParquetWriter:

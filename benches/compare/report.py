@@ -62,20 +62,20 @@ def number(value: float) -> str:
 def plot(results: dict, path: Path) -> None:
     """Bars of all ratios, and a field for each set of curves."""
     bars = [
-        (f"{measure['name']}\nvs {peer}", ratio, measure["targets"].get(peer))
+        (f"{section['name']}: {measure['name']}, vs {peer}", ratio, measure["targets"].get(peer))
         for section in results["sections"]
         for measure in section["measures"]
         for peer, ratio in measure["ratios"].items()
     ]
-    curves = {title: rows for s in results["sections"] for title, rows in s["curves"].items()}
-    heights = [max(1.5, 0.45 * len(bars))] + [4] * len(curves)
-    figure, fields = plt.subplots(
-        len(heights), 1, figsize=(10, sum(heights) + 1), height_ratios=heights, squeeze=False,
-        layout="constrained",
-    )
-    _bars(fields[0][0], bars)
-    for field, (title, rows) in zip(fields[1:, 0], curves.items(), strict=True):
-        _curves(field, title, rows)
+    curves = {title: points for s in results["sections"] for title, points in s["curves"].items()}
+    rows = -(-len(curves) // 2)
+    heights = [0.3 * len(bars) + 1] + [3.2] * rows
+    figure = plt.figure(figsize=(12, sum(heights)), layout="constrained")
+    grid = figure.add_gridspec(len(heights), 2, height_ratios=heights)
+    if bars:
+        _bars(figure.add_subplot(grid[0, :]), bars)
+    for place, (title, points) in enumerate(curves.items()):
+        _curves(figure.add_subplot(grid[1 + place // 2, place % 2]), title, points)
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
 
@@ -88,17 +88,17 @@ def _bars(field, bars: list[tuple]) -> None:
         if target:
             field.plot([target, target], [row - 0.4, row + 0.4], color="black")
     field.set_yticks(range(len(bars)), names, fontsize=7)
-    field.invert_yaxis()
+    field.set_ylim(len(bars) - 0.5, -0.5)
     field.axvline(1, color="gray", linewidth=0.8)
     field.set_xscale("log")
     field.set_title("times better than the peer (black: target)")
 
 
-def _curves(field, title: str, rows: list[dict]) -> None:
-    for line in dict.fromkeys(row["line"] for row in rows):
-        points = [(row["x"], row["y"]) for row in rows if row["line"] == line]
-        field.plot(*zip(*points, strict=True), marker="o", label=line)
+def _curves(field, title: str, points: list[dict]) -> None:
+    for line in dict.fromkeys(point["line"] for point in points):
+        places = [(point["x"], point["y"]) for point in points if point["line"] == line]
+        field.plot(*zip(*places, strict=True), marker="o", label=line)
     field.set_xscale("log")
     field.set_yscale("log")
-    field.set_title(title)
+    field.set_title(title, fontsize=9)
     field.legend(fontsize=7)

@@ -19,8 +19,8 @@ MOST_EVENTS = 2_000_000
 
 ONE_HOUR = "SELECT * FROM sketches WHERE m >= '2026-01-01T12:00:00Z' AND m < '2026-01-01T13:00:00Z'"
 
-PER_EVENT = "ingest, wall microseconds per event after a history of so many events"
-CPU_PER_EVENT = "ingest, server CPU microseconds per event after a history of so many events"
+PER_EVENT = "ingest, wall µs per event, by events in the stream"
+CPU_PER_EVENT = "ingest, server CPU µs per event, by events in the stream"
 QUERY = "view query after a recompute, s, by events"
 RECOMPUTE = "recompute from scratch, s, by events"
 BY_GROUPS = "recompute, s, by groups"
