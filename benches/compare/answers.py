@@ -37,7 +37,9 @@ class Truth:
         answer = normalised(answer, KEYS)
         with duckdb.connect() as connection:
             expected = connection.sql(view.duckdb.format(source=source)).to_arrow_table()
-            compare(f"{engine}, view {view.name}", normalised(expected, KEYS), answer, KEYS + view.exact)
+            compare(
+                f"{engine}, view {view.name}", normalised(expected, KEYS), answer, KEYS + view.exact
+            )
             if view.has_sketches:
                 connection.register("answer", answer)
                 self._check_sketches(connection, engine, source)
@@ -90,6 +92,10 @@ def compare(what: str, expected: pa.Table, found: pa.Table, columns: list[str]) 
     for column in columns:
         left, right = expected[column].to_pylist(), found[column].to_pylist()
         for row, (a, b) in enumerate(zip(left, right, strict=True)):
-            near = isinstance(a, float) and isinstance(b, (int, float)) and math.isclose(a, b, rel_tol=1e-9)
+            near = (
+                isinstance(a, float)
+                and isinstance(b, (int, float))
+                and math.isclose(a, b, rel_tol=1e-9)
+            )
             if a != b and not near:
                 raise WrongAnswer(f"{what}: {column} of row {row} is {b!r} instead of {a!r}")

@@ -27,14 +27,19 @@ class Load:
 
 
 def send(
-    server: Server, stream: str, path: Path, part: tuple[int, int] | None = None,
+    server: Server,
+    stream: str,
+    path: Path,
+    part: tuple[int, int] | None = None,
     connections: int = CONNECTIONS,
 ) -> Load:
-    """Sends an NDJSON file, or the lines within a range of its bytes, in bodies of some megabytes."""
+    """Sends an NDJSON file, or the lines in a range of its bytes, in bodies of `BODY_BYTES`."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as lines:
         bodies = cut(lines, *(part or (0, len(lines))))
         with memoryview(lines) as view:
-            return _send_all(server, stream, [view[start:end] for start, end in bodies], connections)
+            return _send_all(
+                server, stream, [view[start:end] for start, end in bodies], connections
+            )
 
 
 def cut(lines, start: int, end: int, size: int = BODY_BYTES) -> list[tuple[int, int]]:
@@ -50,7 +55,7 @@ def cut(lines, start: int, end: int, size: int = BODY_BYTES) -> list[tuple[int, 
 
 
 def line_offset(path: Path, share: float) -> tuple[int, int]:
-    """Where the first line after this share of the file's bytes begins, and how many are before it."""
+    """Where a line begins at about this share of the file, and how many lines are before it."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as lines:
         offset = lines.rfind(b"\n", 0, int(len(lines) * share)) + 1
         before = 0

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
@@ -55,8 +55,14 @@ def _run(arguments: argparse.Namespace, work: Path) -> dict:
     cache = Path(os.environ["LAMBDALAKE_COMPARE_CACHE"])
     binary = arguments.binary.resolve()
     context = Context(binary, cache, work, count, arguments.seed, arguments.smoke, rounds)
-    results = {"machine": _machine(binary, arguments.commit), "events": count, "repeat": rounds.repeat,
-               "seed": arguments.seed, "threads": THREADS, "sections": []}
+    results = {
+        "machine": _machine(binary, arguments.commit),
+        "events": count,
+        "repeat": rounds.repeat,
+        "seed": arguments.seed,
+        "threads": THREADS,
+        "sections": [],
+    }
     context.data()
     for name in arguments.only:
         rounds.calibrate()
@@ -79,7 +85,7 @@ def _machine(binary: Path, commit: str) -> dict:
         "memory_gib": round(memory / 2**30),
         "system": f"{platform.system()} {platform.release().split('-')[0]} {platform.machine()}",
         "processor": _processor(),
-        "date": datetime.now(timezone.utc).date().isoformat(),
+        "date": datetime.now(UTC).date().isoformat(),
         "commit": commit,
         "versions": {"lambdalake": ours.stdout.split()[-1]}
         | {name: version(name) for name in ("chdb", "chdb-core", "duckdb")},
@@ -107,11 +113,26 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--repeat", type=int, default=5, help="rounds of each measure")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", type=_sections, default=SECTIONS, help=",".join(SECTIONS))
-    parser.add_argument("--work", type=Path, help="where temporary folders are made: the disk that is measured")
-    parser.add_argument("--out", type=Path, default=ROOT / "target/compare", help="folder of the results")
-    parser.add_argument("--smoke", action="store_true", help="everything once with few events: does it work, are answers equal")
-    parser.add_argument("--page", type=Path, metavar="RESULTS", help="only write docs/compare.md from a results file")
-    parser.add_argument("--commit", default=_head(), help="what the binary was built from; HEAD by default")
+    parser.add_argument(
+        "--work", type=Path, help="where temporary folders are made: the disk that is measured"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "target/compare", help="folder of the results"
+    )
+    parser.add_argument(
+        "--smoke",
+        action="store_true",
+        help="everything once with few events: does it work, are answers equal",
+    )
+    parser.add_argument(
+        "--page",
+        type=Path,
+        metavar="RESULTS",
+        help="only write docs/compare.md from a results file",
+    )
+    parser.add_argument(
+        "--commit", default=_head(), help="what the binary was built from; HEAD by default"
+    )
     arguments = parser.parse_args()
     if not arguments.page and not arguments.binary.exists():
         parser.error(f"{arguments.binary} is not there: cargo build --release")

@@ -10,11 +10,13 @@ import select
 import socket
 import time
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 PROCESSES = 2
 ANSWER_BYTES = 1 << 16
 STUCK_SECONDS = 30
+DIFFERENT_EVENTS = 10_000
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def _drive(pipe, port: int, stream: str, ndjson: Path, connections: int, seconds
 def _messages(stream: str, ndjson: Path) -> list[bytes]:
     """Requests made beforehand; they are sent over and over."""
     with ndjson.open("rb") as lines:
-        bodies = [line.rstrip() for _, line in zip(range(10_000), lines)]
+        bodies = [line.rstrip() for line in islice(lines, DIFFERENT_EVENTS)]
     head = f"POST /api/v1/streams/{stream}/events?format=ndjson HTTP/1.1\r\nHost: 127.0.0.1\r\n"
     return [f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body for body in bodies]
 

@@ -4,6 +4,7 @@ A ratio is the peer's time divided by ours in the same round: a slow minute of t
 both. More is better for us.
 """
 
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -86,14 +87,24 @@ class Rounds:
         self.calibrated_at = -CALIBRATION_PAUSE_SECONDS
 
     def interleaved(
-        self, operations: dict[str, Callable[[], float]], warm: bool = True, repeat: int | None = None
+        self,
+        operations: dict[str, Callable[[], float]],
+        warm: bool = True,
+        repeat: int | None = None,
+        most_seconds: float = math.inf,
     ) -> dict[str, list[float]]:
-        """Seconds of each operation, which returns its own. With `warm` a first round is not kept."""
+        """What each operation returns: its seconds or its rate.
+
+        With `warm` a first round is not kept. After `most_seconds` no new round begins.
+        """
         samples: dict[str, list[float]] = {name: [] for name in operations}
         if warm:
             for operation in operations.values():
                 operation()
+        began = time.monotonic()
         for turn in range(repeat or self.repeat):
+            if time.monotonic() - began > most_seconds:
+                break
             # Who goes second may find a warmer machine: the order turns around.
             names = list(operations) if turn % 2 == 0 else list(reversed(operations))
             for name in names:

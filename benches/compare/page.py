@@ -84,5 +84,7 @@ def _rows(measure: dict) -> list[str]:
         name = measure["name"] if not rows else ""
         noise = f"±{figures['spread']:.0%}" if len(figures["samples"]) > 1 else ""
         ratio = f"{measure['ratios'][engine]:.2f}" if engine in measure["ratios"] else ""
-        rows.append(f"| {name} | {engine} | {number(figures['median'])} {measure['unit']} | {noise} | {ratio} |")
+        rows.append(
+            f"| {name} | {engine} | {number(figures['median'])} {measure['unit']} | {noise} | {ratio} |"
+        )
     return rows

@@ -20,8 +20,11 @@ def table(results: dict) -> str:
         for title, points in section["curves"].items():
             lines.append(f"  {title}")
             lines += [f"    {line:12} {shown}" for line, shown in curve_lines(points)]
-    lines += ["", f"noise: fixed work on one core varies by {results['calibration_spread']:.1%} "
-              f"(IQR/median); load {results['load_average']:.1f}"]
+    lines += [
+        "",
+        f"noise: fixed work on one core varies by {results['calibration_spread']:.1%} "
+        f"(IQR/median); load {results['load_average']:.1f}",
+    ]
     return "\n".join(lines)
 
 

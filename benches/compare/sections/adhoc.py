@@ -88,4 +88,6 @@ def _measure(
     }
     # Milliseconds each: more rounds cost little and calm the medians.
     repeat = 1 if context.smoke else context.rounds.repeat * 3
-    return Measure(name, "s", context.rounds.interleaved(operations, repeat=repeat), {"duckdb": TARGET})
+    return Measure(
+        name, "s", context.rounds.interleaved(operations, repeat=repeat), {"duckdb": TARGET}
+    )

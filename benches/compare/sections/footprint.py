@@ -11,7 +11,12 @@ from views import CREATE_STREAM, SKETCHES, ClickHouseTables, create
 
 MIB = 1 << 20
 # Nothing is flushed: the whole stream is in the log and in memory.
-UNFLUSHED = {"flush_age": "24h", "flush_rows": 10**9, "flush_bytes": "64GiB", "tail_limit_bytes": "64GiB"}
+UNFLUSHED = {
+    "flush_age": "24h",
+    "flush_rows": 10**9,
+    "flush_bytes": "64GiB",
+    "tail_limit_bytes": "64GiB",
+}
 
 
 def run(context: Context) -> Section:
@@ -20,7 +25,10 @@ def run(context: Context) -> Section:
     ours, our_memory = _ours(context, section, events)
     theirs, their_memory = _clickhouse(context, section, events)
     for name in ours:
-        samples = {"lambdalake": [ours[name] / events.count], "clickhouse": [theirs[name] / events.count]}
+        samples = {
+            "lambdalake": [ours[name] / events.count],
+            "clickhouse": [theirs[name] / events.count],
+        }
         section.measures.append(Measure(f"{name} on disk", "bytes/event", samples))
     for name in our_memory:
         samples = {"lambdalake": [our_memory[name] / MIB], "clickhouse": [their_memory[name] / MIB]}
@@ -38,7 +46,9 @@ def _ours(context: Context, section: Section, events: Events) -> tuple[dict, dic
         loaded = server.usage()
         server.recompute("sketches")
         data = server.folder / "data"
-        section.facts["log bytes per event when all is flushed"] = size_on_disk(data / "log") / events.count
+        section.facts["log bytes per event when all is flushed"] = (
+            size_on_disk(data / "log") / events.count
+        )
         # Files that the last recompute replaced are still there; the version names those that count.
         version = server.get("/api/v1/views/sketches")["versions"][-1]
         sizes = {"events": size_on_disk(data / "streams"), "states of the view": version["bytes"]}
@@ -84,7 +94,9 @@ def _start_after_kill(context: Context, section: Section, events: Events) -> Non
             server.stop()
             seconds.append(server.start())
         context.truth().check_view("lambdalake", SKETCHES, server.table("SELECT * FROM sketches"))
-    section.measures.append(Measure("start with all events unflushed, after kill -9", "s", {"lambdalake": seconds}))
+    section.measures.append(
+        Measure("start with all events unflushed, after kill -9", "s", {"lambdalake": seconds})
+    )
     section.facts |= {
         "log bytes per event when nothing is flushed": log / events.count,
         "RSS with all events unflushed, MiB": held / MIB,

@@ -99,7 +99,9 @@ def _groups(context: Context, section: Section, server: Server, count: int) -> N
 def _our_groups(context: Context, section: Section, server: Server, groups: int, expected) -> None:
     # Names are not used twice, so that a view's runs are its own.
     view = f"grouped_{groups}"
-    server.execute(f"CREATE MATERIALIZED VIEW {view} AS {GROUPED.format(groups=groups, source='events')}")
+    server.execute(
+        f"CREATE MATERIALIZED VIEW {view} AS {GROUPED.format(groups=groups, source='events')}"
+    )
     try:
         first = server.first_run(view)
         _point(section, BY_GROUPS, "lambdalake, first run", groups, first["duration_ms"] / 1000)

@@ -20,7 +20,9 @@ def run(context: Context) -> Section:
     events = context.data()
     loads: list[Load] = []
     query_seconds: list[float] = []
-    used: dict[str, list[float]] = {name: [] for name in ("lambdalake", "clickhouse", UNSYNCED_NAME)}
+    used: dict[str, list[float]] = {
+        name: [] for name in ("lambdalake", "clickhouse", UNSYNCED_NAME)
+    }
     answers = {}
 
     def ours() -> float:
@@ -32,7 +34,9 @@ def run(context: Context) -> Section:
     def _load(server: Server) -> float:
         load = send(server, "events", events.ndjson)
         loads.append(load)
-        query_seconds.append(timed(lambda: answers.update(lambdalake=server.arrow("SELECT * FROM sketches"))))
+        query_seconds.append(
+            timed(lambda: answers.update(lambdalake=server.arrow("SELECT * FROM sketches")))
+        )
         return load.seconds + query_seconds[-1]
 
     with Peer(ClickHouse, context.folder("clickhouse")) as clickhouse:
@@ -40,14 +44,20 @@ def run(context: Context) -> Section:
         def theirs(name: str, tables: ClickHouseTables) -> Callable[[], float]:
             def insert() -> float:
                 tables.create(clickhouse)
-                return with_cpu(clickhouse, lambda: _insert(clickhouse, name, tables, events, answers), used[name])()
+                return with_cpu(
+                    clickhouse,
+                    lambda: _insert(clickhouse, name, tables, events, answers),
+                    used[name],
+                )()
 
             return insert
 
         operations = {
             "lambdalake": ours,
             "clickhouse": theirs("clickhouse", ClickHouseTables("synced", "synced_view", SYNCED)),
-            UNSYNCED_NAME: theirs(UNSYNCED_NAME, ClickHouseTables("unsynced", "unsynced_view", UNSYNCED)),
+            UNSYNCED_NAME: theirs(
+                UNSYNCED_NAME, ClickHouseTables("unsynced", "unsynced_view", UNSYNCED)
+            ),
         }
         # Not warmed: each round is a new table and a new stream.
         samples = context.rounds.interleaved(operations, warm=False)
@@ -59,8 +69,13 @@ def run(context: Context) -> Section:
     cpu = {name: [s / events.count * 1e6 for s in seconds] for name, seconds in used.items()}
     section = Section("ingest", "Durable ingest with one view")
     section.measures += [
-        Measure("NDJSON, 4 connections, until a view shows all", "events/s", rates,
-                {"clickhouse": TARGET}, more_is_better=True),
+        Measure(
+            "NDJSON, 4 connections, until a view shows all",
+            "events/s",
+            rates,
+            {"clickhouse": TARGET},
+            more_is_better=True,
+        ),
         Measure("CPU of the engine, HTTP included for us", "µs/event", cpu),
     ]
     load = loads[-1]
@@ -75,7 +90,9 @@ def run(context: Context) -> Section:
     return section
 
 
-def _insert(clickhouse: Peer, name: str, tables: ClickHouseTables, events: Events, answers: dict) -> float:
+def _insert(
+    clickhouse: Peer, name: str, tables: ClickHouseTables, events: Events, answers: dict
+) -> float:
     seconds = clickhouse.seconds(tables.insert(events.ndjson))
     asked, answers[name] = clickhouse.timed(tables.merge())
     return seconds + asked

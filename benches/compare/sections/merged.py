@@ -14,7 +14,9 @@ from views import CREATE_STREAM, SKETCHES, ClickHouseTables, create
 TARGET = 1.5
 # Under load the slowest queries may take this many times what they take on an idle server.
 SLOWER_UNDER_LOAD = 3
+# Of each kind, or fewer if they take longer than this.
 QUERIES = 200
+MOST_SECONDS = 45
 
 WHOLE = "whole view"
 LAST_HOUR = "last hour"
@@ -47,7 +49,9 @@ def run(context: Context) -> Section:
             "panes": len(view["panes"]),
             "events in panes": sum(pane["events"] for pane in view["panes"]),
             "events in the tail": view["tail_events"],
-            "bytes of states": sum(file["bytes"] for file in [view["versions"][-1], *view["panes"]]),
+            "bytes of states": sum(
+                file["bytes"] for file in [view["versions"][-1], *view["panes"]]
+            ),
         }
         idle = {
             name: context.rounds.interleaved(
@@ -56,9 +60,12 @@ def run(context: Context) -> Section:
                     "clickhouse": lambda name=name: clickhouse.seconds(CLICKHOUSE[name]),
                 },
                 repeat=queries,
+                most_seconds=MOST_SECONDS,
             )
             for name in OURS
         }
+        for name, samples in idle.items():
+            section.facts[f"queries of the {name}"] = len(samples["lambdalake"])
         busy = _under_load(context, section, server, events, queries)
     for name, samples in idle.items():
         tails = {engine: [percentile(seconds, 0.99)] for engine, seconds in samples.items()}
@@ -66,8 +73,12 @@ def run(context: Context) -> Section:
             Measure(f"{name}, p50", "s", samples, {"clickhouse": TARGET}),
             Measure(f"{name}, p99", "s", tails, {"clickhouse": TARGET}),
             Measure(
-                f"{name}, p99 with ingest and recomputes", "s",
-                {"lambdalake": [percentile(busy[name], 0.99)], "lambdalake, idle": tails["lambdalake"]},
+                f"{name}, p99 with ingest and recomputes",
+                "s",
+                {
+                    "lambdalake": [percentile(busy[name], 0.99)],
+                    "lambdalake, idle": tails["lambdalake"],
+                },
                 {"lambdalake, idle": 1 / SLOWER_UNDER_LOAD},
             ),
         ]
@@ -103,15 +114,19 @@ def _under_load(
     context: Context, section: Section, server: Server, events: Events, queries: int
 ) -> dict[str, list[float]]:
     background = Background(server.port, "events", "sketches", events.ndjson)
-    samples = {
-        name: [timed(lambda: server.arrow(sql)) for _ in range(queries)] for name, sql in OURS.items()
+    operations = {
+        name: lambda sql=sql: timed(lambda: server.arrow(sql)) for name, sql in OURS.items()
     }
+    samples = context.rounds.interleaved(operations, repeat=queries, most_seconds=MOST_SECONDS)
     done = background.stop()
     section.facts |= {
+        "queries of each kind while loaded": len(samples[WHOLE]),
         "events per second while loaded": done["events"] / done["seconds"],
         "recomputes while loaded": done["recomputes"],
     }
     sent = server.table("SELECT sum(n) AS n FROM sketches")["n"][0].as_py()
     if sent != events.count + done["events"]:
-        raise RuntimeError(f"{sent} events are seen, {events.count + done['events']} were acknowledged")
+        raise RuntimeError(
+            f"{sent} events are seen, {events.count + done['events']} were acknowledged"
+        )
     return samples

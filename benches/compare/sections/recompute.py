@@ -1,5 +1,6 @@
 """2: a view computed from scratch, from the master dataset's own Parquet files."""
 
+from functools import partial
 from statistics import median
 
 from context import Context, Section
@@ -44,8 +45,13 @@ def run(context: Context) -> Section:
 
 
 def _measure(
-    context: Context, section: Section, server: Server, view: View, first: dict,
-    statements: dict[str, str], peers: dict[str, Peer],
+    context: Context,
+    section: Section,
+    server: Server,
+    view: View,
+    first: dict,
+    statements: dict[str, str],
+    peers: dict[str, Peer],
 ) -> None:
     runs = []
     used: dict[str, list[float]] = {name: [] for name in ("lambdalake", *peers)}
@@ -56,9 +62,7 @@ def _measure(
 
     operations = {"lambdalake": with_cpu(server, ours, used["lambdalake"])}
     for name, peer in peers.items():
-        statement = statements[name]
-        ask = lambda peer=peer, statement=statement: peer.seconds(statement)
-        operations[name] = with_cpu(peer, ask, used[name])
+        operations[name] = with_cpu(peer, partial(peer.seconds, statements[name]), used[name])
     samples = context.rounds.interleaved(operations)
     # The first round only warmed.
     cpu = {name: seconds[1:] for name, seconds in used.items()}
@@ -72,7 +76,11 @@ def _measure(
         Measure(f"view {view.name}, CPU", "s", cpu),
     ]
     section.facts |= {
-        f"{view.name}: seconds by the run itself": median(run["duration_ms"] for run in runs[1:]) / 1000,
-        f"{view.name}: seconds of its first run, which has no version to be audited against": first["duration_ms"] / 1000,
+        f"{view.name}: seconds by the run itself": median(run["duration_ms"] for run in runs[1:])
+        / 1000,
+        f"{view.name}: seconds of its first run, which has no version to be audited against": first[
+            "duration_ms"
+        ]
+        / 1000,
         f"{view.name}: groups": runs[-1]["states"],
     }

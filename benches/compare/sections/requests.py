@@ -35,14 +35,21 @@ def run(context: Context) -> Section:
         used: list[float] = []
         syncs = context.folder("syncs") / "file"
         rates = context.rounds.interleaved(
-            {"lambdalake": ours, "one sync each": lambda: _syncs_per_second(syncs, seconds)}, warm=False
+            {"lambdalake": ours, "one sync each": lambda: _syncs_per_second(syncs, seconds)},
+            warm=False,
         )
         acknowledged = sum(len(requests.latencies) for requests in done)
         seen = server.table("SELECT sum(n) AS n FROM sketches")["n"][0].as_py()
         if seen != acknowledged:
             raise RuntimeError(f"{seen} events are seen, {acknowledged} were acknowledged")
     section.measures.append(
-        Measure("acknowledged requests", "requests/s", rates, {"one sync each": TARGET}, more_is_better=True)
+        Measure(
+            "acknowledged requests",
+            "requests/s",
+            rates,
+            {"one sync each": TARGET},
+            more_is_better=True,
+        )
     )
     for share, name in ((0.5, "p50"), (0.99, "p99"), (0.999, "p999")):
         samples = [percentile(requests.latencies, share) for requests in done]
