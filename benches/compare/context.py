@@ -16,8 +16,8 @@ class Section:
     measures: list[Measure] = field(default_factory=list)
     # Single numbers that explain the measures, by what they are.
     facts: dict[str, float] = field(default_factory=dict)
-    # What a reader should know besides numbers, such as a limit that was met.
-    notes: list[str] = field(default_factory=list)
+    # What an engine could not do, where the rest of the section is worth having.
+    failures: list[str] = field(default_factory=list)
     # Rows of a plot: {"line", "x", "y"} by the plot's title.
     curves: dict[str, list[dict]] = field(default_factory=dict)
 
@@ -27,7 +27,7 @@ class Section:
             "title": self.title,
             "measures": [measure.as_json() for measure in self.measures],
             "facts": self.facts,
-            "notes": self.notes,
+            "failures": self.failures,
             "curves": self.curves,
         }
 

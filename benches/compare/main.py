@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -43,10 +44,11 @@ def main() -> int:
     finally:
         shutil.rmtree(work, ignore_errors=True)
     print(report.table(results))
-    (arguments.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     report.plot(results, arguments.out / "results.svg")
     print(f"\nwritten: {arguments.out}/results.json, results.svg")
-    return 0
+    for name, failure in results["failures"].items():
+        print(f"FAILED: {name}: {failure}", file=sys.stderr)
+    return 1 if results["failures"] else 0
 
 
 def _run(arguments: argparse.Namespace, work: Path) -> dict:
@@ -62,18 +64,27 @@ def _run(arguments: argparse.Namespace, work: Path) -> dict:
         "seed": arguments.seed,
         "threads": THREADS,
         "sections": [],
+        "failures": {},
     }
     context.data()
     for name in arguments.only:
         rounds.calibrate()
         began = time.perf_counter()
-        section = importlib.import_module(f"sections.{name}").run(context)
+        try:
+            section = importlib.import_module(f"sections.{name}").run(context)
+            results["sections"].append(section.as_json())
+            if section.failures:
+                results["failures"][name] = "; ".join(section.failures)
+        except Exception as error:  # the other sections are worth having; the exit code tells
+            traceback.print_exc()
+            results["failures"][name] = str(error)
         for leftover in work.iterdir():
             shutil.rmtree(leftover, ignore_errors=True)
         print(f"{name}: {time.perf_counter() - began:.0f} s", file=sys.stderr)
-        results["sections"].append(section.as_json())
-    results["calibration_spread"] = spread(rounds.calibration)
-    results["load_average"] = os.getloadavg()[0]
+        results["calibration_spread"] = spread(rounds.calibration)
+        results["load_average"] = os.getloadavg()[0]
+        # After each section: a long run that is broken off has its figures so far.
+        (arguments.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     return results
 
 

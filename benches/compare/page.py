@@ -70,7 +70,9 @@ def _section(section: dict) -> str:
         lines += ["| | |", "|---|---|"]
         lines += [f"| {name} | {number(value)} |" for name, value in section["facts"].items()]
         lines.append("")
-    lines += [f"- {note}" for note in section["notes"]] + [""] * bool(section["notes"])
+    for failure in section["failures"]:
+        # What an engine says may hold anything; as code it is text.
+        lines += [f"Failed: `{failure}`", ""]
     for title, points in section["curves"].items():
         lines += [f"| {title[0].upper()}{title[1:]} | |", "|---|---|"]
         lines += [f"| {line} | {shown} |" for line, shown in curve_lines(points)]

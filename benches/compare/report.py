@@ -16,7 +16,7 @@ def table(results: dict) -> str:
         lines += ["", f"{section['title']} ({section['name']})"]
         lines += [f"  {line}" for measure in section["measures"] for line in _measure(measure)]
         lines += [f"  {name}: {number(value)}" for name, value in section["facts"].items()]
-        lines += [f"  {note}" for note in section["notes"]]
+        lines += [f"  FAILED: {failure}" for failure in section["failures"]]
         for title, points in section["curves"].items():
             lines.append(f"  {title}")
             lines += [f"    {line:12} {shown}" for line, shown in curve_lines(points)]
