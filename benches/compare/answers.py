@@ -28,14 +28,13 @@ class Truth:
     events: Path
 
     def query(self, sql: str) -> pa.Table:
-        with duckdb.connect() as connection:
-            connection.execute("SET TimeZone = 'UTC'")
+        with _reference() as connection:
             return connection.sql(sql.format(source=f"'{self.events}'")).to_arrow_table()
 
     def check_view(self, engine: str, view: View, answer: pa.Table) -> None:
         source = f"'{self.events}'"
         answer = normalised(answer, KEYS)
-        with duckdb.connect() as connection:
+        with _reference() as connection:
             expected = connection.sql(view.duckdb.format(source=source)).to_arrow_table()
             compare(
                 f"{engine}, view {view.name}", normalised(expected, KEYS), answer, KEYS + view.exact
@@ -64,6 +63,13 @@ class Truth:
                 f"{engine}: sketches are off: distinct values by {worst[0]:.3f} of their number, "
                 f"quantiles by {worst[1]:.3f} of their group"
             )
+
+
+def _reference() -> duckdb.DuckDBPyConnection:
+    connection = duckdb.connect()
+    connection.execute("SET TimeZone = 'UTC'")
+    connection.execute("SET enable_progress_bar = false")
+    return connection
 
 
 def normalised(table: pa.Table, keys: list[str]) -> pa.Table:

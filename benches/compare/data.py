@@ -76,11 +76,14 @@ def events(cache: Path, seed: int, count: int) -> Events:
 def _write(target: Events, seed: int) -> None:
     starts = range(0, target.count, CHUNK)
     sizes = (min(CHUNK, target.count - start) for start in starts)
-    chunks = (_chunk(seed, start, size, target.count) for start, size in zip(starts, sizes))
+    chunks = (
+        _chunk(seed, start, size, target.count) for start, size in zip(starts, sizes, strict=True)
+    )
     # In the cache's own file system, so that whole files can be renamed.
     with tempfile.TemporaryDirectory(dir=target.parquet.parent) as folder:
         whole, part, parquet = (Path(folder) / name for name in ("lines", "part", "parquet"))
         with duckdb.connect() as connection, whole.open("wb") as out, _writer(parquet) as writer:
+            connection.execute("SET enable_progress_bar = false")
             for rows in chunks:
                 writer.write_table(rows)
                 connection.register("rows", rows)

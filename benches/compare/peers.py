@@ -39,6 +39,7 @@ class DuckDb:
         self.connection = duckdb.connect()
         self.connection.execute(f"SET threads = {THREADS}")
         self.connection.execute("SET TimeZone = 'UTC'")
+        self.connection.execute("SET enable_progress_bar = false")
 
     def run(self, sql: str) -> bytes:
         found = self.connection.sql(sql)
