@@ -20,13 +20,10 @@ class HttpConnection:
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.buffer = bytearray()
 
-    def request(
-        self, method: str, path: str, body=b"", headers: str = ""
-    ) -> tuple[int, dict, bytes]:
+    def request(self, method: str, path: str, body=b"") -> tuple[int, dict, bytes]:
         """Sends `body` (bytes or a memoryview) and returns status, headers and the whole body."""
         head = (
-            f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n{headers}"
-            f"Content-Length: {len(body)}\r\n\r\n"
+            f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(body)}\r\n\r\n"
         ).encode()
         if len(body) < 65_536:
             self.socket.sendall(head + bytes(body))

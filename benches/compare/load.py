@@ -4,7 +4,6 @@ import mmap
 import resource
 import threading
 import time
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,24 +21,16 @@ class Load:
     seconds: float
     client_cpu_seconds: float
     server_cpu_seconds: float
-    # Answers of 429, by their code.
-    refused: Counter
+    # Bodies that were answered with 429 and sent again, each time counted.
+    refused: int
 
 
-def send(
-    server: Server,
-    stream: str,
-    path: Path,
-    part: tuple[int, int] | None = None,
-    connections: int = CONNECTIONS,
-) -> Load:
+def send(server: Server, stream: str, path: Path, part: tuple[int, int] | None = None) -> Load:
     """Sends an NDJSON file, or the lines in a range of its bytes, in bodies of `BODY_BYTES`."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as lines:
         bodies = cut(lines, *(part or (0, len(lines))))
         with memoryview(lines) as view:
-            return _send_all(
-                server, stream, [view[start:end] for start, end in bodies], connections
-            )
+            return _send_all(server, stream, [view[start:end] for start, end in bodies])
 
 
 def cut(lines, start: int, end: int, size: int = BODY_BYTES) -> list[tuple[int, int]]:
@@ -64,10 +55,10 @@ def line_offset(path: Path, share: float) -> tuple[int, int]:
         return offset, before
 
 
-def _send_all(server: Server, stream: str, bodies: list, connections: int) -> Load:
+def _send_all(server: Server, stream: str, bodies: list) -> Load:
     turn = iter(bodies)
     lock = threading.Lock()
-    refused: Counter = Counter()
+    refused: list[bytes] = []
     failures: list[Exception] = []
     target = f"/api/v1/streams/{stream}/events?format=ndjson"
 
@@ -85,7 +76,7 @@ def _send_all(server: Server, stream: str, bodies: list, connections: int) -> Lo
         finally:
             connection.close()
 
-    threads = [threading.Thread(target=work) for _ in range(connections)]
+    threads = [threading.Thread(target=work) for _ in range(CONNECTIONS)]
     server_before = server.usage().cpu_seconds
     client_before = _cpu_seconds()
     began = time.perf_counter()
@@ -99,10 +90,10 @@ def _send_all(server: Server, stream: str, bodies: list, connections: int) -> Lo
     if failures:
         raise failures[0]
     used = server.usage().cpu_seconds - server_before
-    return Load(seconds, _cpu_seconds() - client_before, used, refused)
+    return Load(seconds, _cpu_seconds() - client_before, used, len(refused))
 
 
-def _send_one(connection: HttpConnection, target: str, body, refused: Counter) -> None:
+def _send_one(connection: HttpConnection, target: str, body, refused: list[bytes]) -> None:
     wait = 0.002
     while True:
         status, _, answer = connection.request("POST", target, body)
@@ -113,7 +104,7 @@ def _send_one(connection: HttpConnection, target: str, body, refused: Counter) -
         if status != 429:
             raise HttpError(status, answer)
         # Retry-After counts whole seconds; what is full here is often free much sooner.
-        refused[answer[:120].decode(errors="replace")] += 1
+        refused.append(answer)
         time.sleep(wait)
         wait = min(wait * 2, LONGEST_WAIT_SECONDS)
 

@@ -85,8 +85,8 @@ class Server:
         self.local.used_at = time.monotonic()
         return self.local.connection
 
-    def call(self, method: str, path: str, body: bytes = b"", headers: str = "") -> bytes:
-        status, _, answer = self.connection().request(method, path, body, headers)
+    def call(self, method: str, path: str, body: bytes = b"") -> bytes:
+        status, _, answer = self.connection().request(method, path, body)
         if status >= 300:
             raise HttpError(status, answer)
         return answer

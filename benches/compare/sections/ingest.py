@@ -84,7 +84,7 @@ def run(context: Context) -> Section:
         "seconds of the first query of the view": query_seconds[-1],
         "cores busy with the server while loading": load.server_cpu_seconds / load.seconds,
         "client CPU seconds while loading": load.client_cpu_seconds,
-        "bodies refused with 429": sum(load.refused.values()),
+        "bodies refused with 429": load.refused,
         "NDJSON bytes per event": events.ndjson.stat().st_size / events.count,
     }
     return section
