@@ -36,6 +36,9 @@ use segment::{Ending, Reader};
 const MAGIC: &[u8; 8] = b"LLLOG\x00\x00\x01";
 const FRAME_HEAD_BYTES: usize = 8;
 
+/// About what a frame takes beside its header and the buffers of its events.
+const FRAME_ROOM_BYTES: usize = 8 * 1024;
+
 /// No frame is longer: a request body is limited far below this. A greater length is noise.
 const MAX_FRAME_BYTES: usize = 1 << 31;
 
@@ -73,7 +76,10 @@ impl Frame {
     /// The bytes that [`Log::append`] takes.
     pub fn encode(&self) -> Result<Vec<u8>> {
         let header = serde_json::to_vec(&self.header)?;
-        let mut bytes = vec![0; FRAME_HEAD_BYTES];
+        // Growing would copy, and touch new memory, several times over.
+        let expected = self.events.get_array_memory_size() + header.len() + FRAME_ROOM_BYTES;
+        let mut bytes = Vec::with_capacity(expected);
+        bytes.resize(FRAME_HEAD_BYTES, 0);
         bytes.extend_from_slice(&(header.len() as u32).to_le_bytes());
         bytes.extend_from_slice(&header);
         let mut writer = StreamWriter::try_new(&mut bytes, &self.events.schema())?;

@@ -22,9 +22,14 @@ use reader::Reader;
 /// tried any more.
 const MAX_MISSES: usize = 64;
 
+/// Rows from which the size of all texts is estimated.
+const SAMPLED_ROWS: usize = 1_024;
+
 /// The rows of a block that were read directly.
 pub(super) struct DirectRows {
     members: Members,
+    /// About how many rows there are.
+    expected: usize,
     count: usize,
     misses: usize,
 }
@@ -42,6 +47,7 @@ impl DirectRows {
         }
         DirectRows {
             members,
+            expected: rows,
             count: 0,
             misses: 0,
         }
@@ -58,7 +64,12 @@ impl DirectRows {
             .read(&mut reader, self.count)
             .and_then(|()| reader.end());
         match is_read {
-            Some(()) => self.count += 1,
+            Some(()) => {
+                self.count += 1;
+                if self.count == SAMPLED_ROWS && self.expected > SAMPLED_ROWS {
+                    self.members.reserve_texts(self.expected, SAMPLED_ROWS);
+                }
+            }
             None => {
                 self.members.truncate(self.count);
                 self.misses += 1;

@@ -4,6 +4,10 @@ use super::super::Format;
 use super::super::block::{Block, Lines};
 use super::{MAX_SKIPPED, Record, Sizes, Skipped};
 
+/// A block that outgrows this gets the memory of a whole one at once: growing step by step would
+/// copy it, and touch new memory, several times over.
+const SMALL_BYTES: usize = 1024 * 1024;
+
 pub(in super::super) struct LineCutter {
     format: Format,
     sizes: Sizes,
@@ -71,6 +75,9 @@ impl LineCutter {
             return false;
         };
         let lines = &input[..=end];
+        if self.bytes.len() + lines.len() > SMALL_BYTES && self.bytes.capacity() <= SMALL_BYTES {
+            self.bytes.reserve(room + lines.len());
+        }
         self.bytes.extend_from_slice(lines);
         self.line += memchr::memchr_iter(b'\n', lines).count() as u64;
         self.record.begin(&self.bytes);

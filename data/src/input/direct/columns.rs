@@ -131,6 +131,21 @@ impl Members {
         }
     }
 
+    /// Makes room for the texts of `rows` rows, if they are as long as those of the first `read`.
+    pub fn reserve_texts(&mut self, rows: usize, read: usize) {
+        for column in &mut self.columns {
+            match &mut column.values {
+                Values::Text { bytes, .. } => {
+                    let expected = bytes.len() / read * rows;
+                    let spare = expected / 16;
+                    bytes.reserve((expected + spare).saturating_sub(bytes.len()));
+                }
+                Values::Struct(members) => members.reserve_texts(rows, read),
+                _ => {}
+            }
+        }
+    }
+
     /// Takes note of what the columns have become; new ones are none of ours.
     pub fn learn(&mut self, shape: &shape::Members) {
         for (column, learned) in self.columns.iter_mut().zip(&shape.columns) {
