@@ -7,6 +7,8 @@ use super::{MAX_SKIPPED, Record, Sizes, Skipped};
 /// A block that outgrows this gets the memory of a whole one at once: growing step by step would
 /// copy it, and touch new memory, several times over.
 const SMALL_BYTES: usize = 1024 * 1024;
+/// Blocks may be allowed to be larger than any body.
+const MOST_RESERVED_BYTES: usize = 16 * 1024 * 1024;
 
 pub(in super::super) struct LineCutter {
     format: Format,
@@ -76,7 +78,8 @@ impl LineCutter {
         };
         let lines = &input[..=end];
         if self.bytes.len() + lines.len() > SMALL_BYTES && self.bytes.capacity() <= SMALL_BYTES {
-            self.bytes.reserve(room + lines.len());
+            self.bytes
+                .reserve(room.min(MOST_RESERVED_BYTES) + lines.len());
         }
         self.bytes.extend_from_slice(lines);
         self.line += memchr::memchr_iter(b'\n', lines).count() as u64;
