@@ -210,6 +210,14 @@ impl Disk {
         staged.publish()
     }
 
+    /// Writes the bytes of a shared file anew, in its place: for what a process that died or a
+    /// failed sync may have left not durable, whatever a later sync says.
+    pub fn write_again(&self, path: &str, bytes: &[u8]) -> Result<()> {
+        let mut again = self.stage(path)?;
+        again.write(bytes)?;
+        again.publish_over()
+    }
+
     /// Cuts off the end of a log segment after `bytes`, durably.
     pub fn truncate(&self, path: &str, bytes: u64) -> Result<()> {
         self.files

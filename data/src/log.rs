@@ -208,7 +208,7 @@ impl Log {
             Ending::Whole if is_needed => bytes.len(),
             Ending::Whole => return Ok(()),
         };
-        match self.write_again(path, &bytes[..kept_bytes]) {
+        match self.disk.write_again(path, &bytes[..kept_bytes]) {
             Err(error) if error.is_disk_full() => {
                 tracing::warn!(
                     path,
@@ -218,12 +218,6 @@ impl Log {
             }
             written => written,
         }
-    }
-
-    fn write_again(&self, path: &str, bytes: &[u8]) -> Result<()> {
-        let mut again = self.disk.stage(path)?;
-        again.write(bytes)?;
-        again.publish_over()
     }
 
     /// Broken places that were found at the start and whose events the master dataset has.

@@ -184,7 +184,7 @@ impl PublicationLog {
         let path = path_of(newest);
         let publication = read_entry(&log.disk, &path).map_err(newest_damaged)?;
         let bytes = log.disk.read(&path)?.unwrap_or_default();
-        match log.write_again(&path, &bytes) {
+        match log.disk.write_again(&path, &bytes) {
             Err(error) if error.is_disk_full() => {
                 tracing::warn!(
                     path,
@@ -200,12 +200,6 @@ impl PublicationLog {
             }
         }
         Ok((log, publication))
-    }
-
-    fn write_again(&self, path: &str, bytes: &[u8]) -> Result<()> {
-        let mut again = self.disk.stage(path)?;
-        again.write(bytes)?;
-        again.publish_over()
     }
 
     fn remove(&self, number: u64) {
@@ -232,7 +226,7 @@ impl PublicationLog {
             if matches!(error, DataError::Exists { .. }) || !is_ours {
                 return Err(error);
             }
-            self.write_again(&path, &bytes)?;
+            self.disk.write_again(&path, &bytes)?;
         }
         if let Some(old) = next.number.checked_sub(KEPT_ENTRIES) {
             self.remove(old);

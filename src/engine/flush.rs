@@ -51,7 +51,9 @@ impl Engine {
             .flatten()
             .next();
         *lock(&stream.trouble) = trouble.map(|error| format!("{error:#}"));
-        if let Some(damage) = trouble.and_then(|error| Damage::in_error(error.as_ref())) {
+        // A damaged Delta log is no damage to the dataset: it is made again.
+        let damage = flushed.as_ref().err();
+        if let Some(damage) = damage.and_then(|error| Damage::in_error(error.as_ref())) {
             self.note(&damage);
         }
         if let Err(error) = mirrored {

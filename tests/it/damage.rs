@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::metrics::sample;
 use crate::restart::{files, wait_until_stored};
 use crate::server::Server;
+use crate::settings::until;
 use crate::verify::publications;
 
 const VIEW: &str = "SELECT k, count(*) AS n, sum(x) AS total FROM s GROUP BY k";
@@ -343,13 +344,7 @@ fn wait_for_mark(folder: &Path) {
         lengths.sum()
     };
     let before = length();
-    for _ in 0..200 {
-        if length() > before {
-            return;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(50));
-    }
-    panic!("no mark");
+    until("a mark", || length() > before);
 }
 
 #[test]
@@ -538,16 +533,9 @@ fn a_flush_that_fails_again_and_again_leaves_nothing_behind() {
     assert_eq!(found, Some(1.0));
     // Whole again, the flush that is due goes through by itself.
     flip(&keys);
-    for _ in 0..400 {
-        if server.get("/health").json()["details"]["workers"]
-            .as_array()
-            .is_some_and(|workers| workers.iter().all(|worker| worker["error"].is_null()))
-        {
-            break;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(50));
-    }
-    assert_eq!(server.get("/api/v1/streams/s").json()["tail_rows"], 0);
+    until("a flush", || {
+        server.get("/api/v1/streams/s").json()["tail_rows"] == 0
+    });
 }
 
 #[test]
@@ -561,7 +549,7 @@ fn a_damaged_delta_log_is_made_again_from_the_publication() {
     let (code, found) = crate::verify::report(folder.path(), &[]);
     assert_eq!(code, 4, "{found}");
     let server = Server::start(folder.path(), &[]);
-    let made_again = || {
+    until("a table made again", || {
         let text = server.get("/metrics").text;
         let found = sample(
             &text,
@@ -570,14 +558,7 @@ fn a_damaged_delta_log_is_made_again_from_the_publication() {
         );
         let behind = sample(&text, "lambdalake_delta_behind", &[("stream", "s")]);
         (found, behind) == (Some(1.0), Some(0.0))
-    };
-    for _ in 0..400 {
-        if made_again() {
-            break;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(50));
-    }
-    assert!(made_again(), "{}", server.log());
+    });
     assert!(
         server.log().contains("the Delta log was damaged"),
         "{}",

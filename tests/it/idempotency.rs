@@ -97,6 +97,8 @@ fn a_key_gives_the_first_answer_again_and_refuses_another_body() {
 
     let twice = [("idempotency-key", "a"), ("idempotency-key", "b")];
     refused(&server.post(STREAM, &twice, b"{}"), 400, "invalid_header");
+    let tab = [("idempotency-key", "a\tb")];
+    refused(&server.post(STREAM, &tab, b"{}"), 400, "invalid_header");
     let insert = server.post("/api/v1/sql", &twice[..1], b"INSERT INTO s VALUES (1)");
     refused(&insert, 400, "invalid_header");
     assert_eq!(count(&server), 1);

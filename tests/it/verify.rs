@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
@@ -273,6 +273,24 @@ fn states_that_say_other_things_than_the_events_are_found_from_scratch() {
         check(&found, "view", "w")["findings"],
         serde_json::json!([])
     );
+}
+
+#[test]
+fn a_reader_that_leaves_is_no_panic() {
+    let folder = tempfile::tempdir().expect("a folder");
+    Server::start(folder.path(), &[]).stop();
+    let mut verify = Command::new(env!("CARGO_BIN_EXE_lambdalake"))
+        .arg("verify")
+        .arg("--data-dir")
+        .arg(folder.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary runs");
+    drop(verify.stdout.take());
+    let output = verify.wait_with_output().expect("it ends");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!((output.status.code(), &*said), (Some(141), ""));
 }
 
 #[test]
