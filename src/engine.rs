@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Three runtimes keep work apart: the I/O runtime serves HTTP, `compute` plans and runs
-//! queries and maps events, `batch` recomputes with fewer threads and its own memory.
+//! queries and maps events, `batch` recomputes at a low priority, within memory of its own.
 
 mod columns;
 mod comments;
@@ -158,9 +158,8 @@ impl Engine {
             cores,
             has_upkeep,
         } = surroundings;
-        let compute = runtime("compute", cores)?;
-        // Half the cores, so that a recompute leaves ingest and queries their share.
-        let batch = runtime("batch", cores.div_ceil(2))?;
+        let compute = runtime("compute", cores, || ())?;
+        let batch = runtime("batch", cores, step_back)?;
         let query_env = runtime_env(&disk, settings.query_memory_bytes, &spill)?;
         let speed_env = runtime_env(&disk, settings.speed_memory_bytes, &spill)?;
         let batch_env = runtime_env(&disk, settings.batch_memory_bytes, &spill)?;
@@ -184,7 +183,7 @@ impl Engine {
         )?;
         let engine = Arc::new(Self {
             history: History::open(Arc::clone(&disk))?,
-            batch_task: task_context(batch_env, cores.div_ceil(2)),
+            batch_task: task_context(batch_env, cores),
             settings,
             disk,
             clock,
@@ -261,8 +260,23 @@ impl Engine {
     }
 }
 
-fn runtime(name: &'static str, threads: usize) -> anyhow::Result<Runtime> {
+/// How much the threads of a recompute step back behind ingest and queries, as `nice` counts it: they
+/// may use every core that is idle, and get about a quarter of one that is not.
+const BATCH_NICE: i32 = 5;
+
+fn step_back() {
+    if let Err(error) = rustix::process::nice(BATCH_NICE) {
+        tracing::debug!(%error, "a batch thread keeps its priority");
+    }
+}
+
+fn runtime(
+    name: &'static str,
+    threads: usize,
+    on_start: impl Fn() + Send + Sync + 'static,
+) -> anyhow::Result<Runtime> {
     tokio::runtime::Builder::new_multi_thread()
+        .on_thread_start(on_start)
         .worker_threads(threads)
         .thread_stack_size(PLANNING_STACK_BYTES)
         .thread_name(name)

@@ -186,7 +186,7 @@ settings! {
         env "LAMBDALAKE_QUERY_MEMORY_BYTES";
 
     /// Memory pool of a recompute. Beyond it, states spill to disk.
-    batch_memory_bytes: usize = size("512MiB"), unit "BYTES",
+    batch_memory_bytes: usize = size("1GiB"), unit "BYTES",
         env "LAMBDALAKE_BATCH_MEMORY_BYTES";
 
     /// Memory pool of the speed layer: mapping new events and combining panes.

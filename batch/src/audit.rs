@@ -11,6 +11,7 @@ use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
 use arrow::row::{OwnedRow, RowConverter, SortField};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_plan::common::spawn_buffered;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use futures::StreamExt;
 use lambdalake_data::scan::{ScanFile, parquet_scan};
@@ -21,6 +22,9 @@ use crate::job::sorted_by_key;
 
 /// Rows of a window on each side.
 const WINDOW_ROWS: usize = 65_536;
+
+/// Batches that a side may be ahead.
+const BUFFERED_BATCHES: usize = 2;
 
 /// Differences that are reported; one is enough to refuse.
 const REPORTED: usize = 10;
@@ -76,8 +80,7 @@ pub async fn compare(
     let mut right = Side::open(view, right, task)?;
     let mut found = Vec::new();
     while found.len() < REPORTED {
-        left.fill().await?;
-        right.fill().await?;
+        futures::try_join!(left.fill(), right.fill())?;
         let boundary = match (left.last_key()?, right.last_key()?) {
             (None, None) => break,
             // An ended side holds all it has; the other sets the pace.
@@ -119,7 +122,8 @@ impl Side {
         } else {
             Some(RowConverter::new(sort)?)
         };
-        let stream = execute_stream(plan, Arc::clone(task))?;
+        // A task of its own, so that both sides are finished at the same time.
+        let stream = spawn_buffered(execute_stream(plan, Arc::clone(task))?, BUFFERED_BATCHES);
         Ok(Self {
             stream,
             window: RecordBatch::new_empty(schema),

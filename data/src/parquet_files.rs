@@ -109,6 +109,9 @@ fn writer_properties(like: &RecordBatch) -> Result<WriterProperties> {
         let of_column = |leaf: &usize| leaves.get_column_root_idx(*leaf) == column;
         for leaf in (0..leaves.num_columns()).filter(of_column) {
             let path = leaves.column(leaf).path().clone();
+            if *field.data_type() == DataType::Binary {
+                properties = properties.set_column_compression(path.clone(), Compression::LZ4_RAW);
+            }
             properties = properties.set_column_dictionary_enabled(path.clone(), false);
             if is_counted(field.data_type()) {
                 properties = properties.set_column_encoding(path, Encoding::DELTA_BINARY_PACKED);
@@ -120,6 +123,10 @@ fn writer_properties(like: &RecordBatch) -> Result<WriterProperties> {
 
 /// True if at most every second value of the sample is one that was not there before.
 fn repeats_itself(sample: &RecordBatch, column: usize, field: &Field) -> Result<bool> {
+    if *field.data_type() == DataType::Binary {
+        // States of sketches: long, no two alike, and hardly smaller by zstd than by LZ4.
+        return Ok(false);
+    }
     let types = vec![SortField::new(field.data_type().clone())];
     if !RowConverter::supports_fields(&types) {
         return Ok(true);

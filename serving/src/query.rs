@@ -129,7 +129,7 @@ impl Queries {
             .with_config(session_config(partitions))
             .with_runtime_env(env)
             .with_scalar_functions(SessionStateDefaults::default_scalar_functions())
-            .with_aggregate_functions(SessionStateDefaults::default_aggregate_functions())
+            .with_aggregate_functions(lambdalake_views::aggregate_functions())
             .with_window_functions(SessionStateDefaults::default_window_functions())
             .with_expr_planners(SessionStateDefaults::default_expr_planners())
             .build();

@@ -41,12 +41,14 @@ mod relabel;
 mod scale;
 mod session;
 mod shape;
+mod sketches;
 mod view;
 
 pub use aggregates::{AggregateInfo, AggregateRule, Class, aggregate_table};
 pub use audit::{Difference, differences};
 pub use error::ViewError;
 pub use session::session_state;
+pub use sketches::aggregate_functions;
 pub use view::{STATE_FORMAT_VERSION, View};
 
 /// Stack of a thread that parses or plans statements, which recurses as deep as they are

@@ -20,6 +20,8 @@ use datafusion::physical_optimizer::projection_pushdown::ProjectionPushdown;
 use datafusion::physical_optimizer::sanity_checker::SanityCheckPlan;
 use datafusion::prelude::SessionConfig;
 
+use crate::sketches::aggregate_functions;
+
 /// The time zone of every view. Part of the definition hash.
 pub(crate) const TIME_ZONE: &str = "UTC";
 
@@ -57,6 +59,7 @@ pub fn session_state() -> SessionState {
     SessionStateBuilder::new()
         .with_config(config)
         .with_default_features()
+        .with_aggregate_functions(aggregate_functions())
         .with_optimizer_rules(rules)
         .with_physical_optimizer_rules(physical)
         .build()

@@ -19,6 +19,7 @@ use crate::input::StreamTable;
 use crate::plan::{Steps, check_columns};
 use crate::scale::{HiddenKind, Judge, with_scales};
 use crate::session::{TIME_ZONE, complete, session_state};
+use crate::sketches::state_format;
 use crate::{AggregateInfo, SHARD, ViewError, answer, order, shape};
 
 /// Version of the layout of states. Part of the definition hash; raised when states written
@@ -82,7 +83,7 @@ impl View {
         check_storable(&steps.states_schema)?;
         let input_schema = input_schema(&steps.leaf_schema, &stream_schema);
         let output_schema = output_schema(&analysed)?;
-        let definition_hash = definition_hash(&canonical_sql, &input_schema);
+        let definition_hash = definition_hash(&canonical_sql, &input_schema, &aggregates);
         Ok(Self {
             stream,
             canonical_sql,
@@ -109,7 +110,8 @@ impl View {
     }
 
     /// SHA-256, in hex, of everything that decides what states mean: canonical SQL, names and
-    /// types of the columns read, DataFusion's version, [`STATE_FORMAT_VERSION`], time zone.
+    /// types of the columns read, DataFusion's version, [`STATE_FORMAT_VERSION`], time zone, and
+    /// the format of sketches.
     /// States of different hashes are never combined.
     pub fn definition_hash(&self) -> &str {
         &self.definition_hash
@@ -317,7 +319,7 @@ fn output_schema(analysed: &LogicalPlan) -> Result<SchemaRef, ViewError> {
     Ok(Arc::clone(schema.inner()))
 }
 
-fn definition_hash(canonical_sql: &str, input: &Schema) -> String {
+fn definition_hash(canonical_sql: &str, input: &Schema, aggregates: &[AggregateInfo]) -> String {
     let mut hash = Sha256::new();
     let mut part = |text: &str| {
         hash.update((text.len() as u64).to_le_bytes());
@@ -331,6 +333,11 @@ fn definition_hash(canonical_sql: &str, input: &Schema) -> String {
     part(datafusion::DATAFUSION_VERSION);
     part(&STATE_FORMAT_VERSION.to_string());
     part(TIME_ZONE);
+    for aggregate in aggregates {
+        if let Some(format) = state_format(&aggregate.function) {
+            part(format);
+        }
+    }
     hash.finalize()
         .iter()
         .map(|byte| format!("{byte:02x}"))

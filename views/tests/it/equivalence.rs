@@ -6,8 +6,6 @@ use crate::support::*;
 
 /// Quotients of sums that nearly cancel may differ by more than this; the random data of
 /// these tests is well conditioned.
-const TOLERANCE: f64 = 1e-9;
-
 /// Without a total ORDER BY a direct run may answer otherwise than we do, and be right.
 fn comparable(call: &str) -> bool {
     ![
@@ -60,9 +58,9 @@ async fn every_aggregate_equals_a_direct_run() {
     for rule in aggregate_table() {
         for call in rule.samples {
             let tolerance = if rule.class == Class::Sketch {
-                0.5
+                Tolerance::Ranks
             } else {
-                TOLERANCE
+                Tolerance::Rounding
             };
             let call = spelled_out(call);
             for (at, calls) in [call.clone(), filtered(&call)].into_iter().enumerate() {
@@ -91,7 +89,7 @@ async fn an_order_that_is_missing_is_supplied() {
             let ours = one_batch(view.output_schema(), &ours, true);
             let theirs = direct(&view, &spelled, &rows).await;
             let theirs = one_batch(view.output_schema(), &theirs, true);
-            assert_same(&sql, &ours, &theirs, TOLERANCE);
+            assert_same(&sql, &ours, &theirs, Tolerance::Rounding);
         }
     }
 }
@@ -134,9 +132,9 @@ async fn clauses_around_the_aggregate() {
          array_agg(s ORDER BY ts DESC, _shard, _offset) AS m FROM s GROUP BY k",
     ] {
         for seed in 0..3 {
-            check(sql, &rows, seed, TOLERANCE).await;
+            check(sql, &rows, seed, Tolerance::Rounding).await;
         }
-        check(sql, &rows.slice(0, 0), 1, TOLERANCE).await;
+        check(sql, &rows.slice(0, 0), 1, Tolerance::Rounding).await;
     }
 }
 
@@ -155,7 +153,7 @@ async fn a_derived_table_keeps_the_position() {
         &direct(&view, spelled, &rows).await,
         true,
     );
-    assert_same(sql, &ours, &theirs, 0.0);
+    assert_same(sql, &ours, &theirs, Tolerance::Rounding);
 }
 
 #[tokio::test]
@@ -168,7 +166,7 @@ async fn constant_arguments_may_be_expressions() {
         "SELECT date_bin(INTERVAL '2 seconds', ts) AS t, count(*) FROM s GROUP BY t",
         "SELECT g, count(*) FILTER (WHERE ts > TIMESTAMP '1970-01-01T00:00:03Z') FROM s GROUP BY g",
     ] {
-        check(sql, &rows, 5, TOLERANCE).await;
+        check(sql, &rows, 5, Tolerance::Rounding).await;
     }
 }
 
@@ -193,6 +191,6 @@ async fn the_grand_total_of_no_states_is_a_row() {
             &direct(&view, &sql, &none).await,
             true,
         );
-        assert_same(&sql, &answered, &direct, TOLERANCE);
+        assert_same(&sql, &answered, &direct, Tolerance::Rounding);
     }
 }

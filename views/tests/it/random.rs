@@ -79,6 +79,6 @@ proptest! {
     #[test]
     fn any_view_any_split(sql in views(), seed in 0..1000u64, count in 0..150usize) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        runtime.block_on(check(&sql, &events(seed, count), seed, 1e-9));
+        runtime.block_on(check(&sql, &events(seed, count), seed, Tolerance::Rounding));
     }
 }
