@@ -174,7 +174,7 @@ impl Engine {
             pool("batch", &batch_env, settings.batch_memory_bytes),
         ];
         let meters = meters::EngineMeters::new(clock.monotonic())?;
-        let mapper = Mapper::new(task_context(speed_env, 1));
+        let mapper = Mapper::new(task_context(speed_env, cores));
         let queries = Arc::new(Queries::new(compute.handle().clone(), query_env, cores));
         let publisher = Publisher::open(
             Arc::clone(&disk),
@@ -260,13 +260,15 @@ impl Engine {
     }
 }
 
-/// How much the threads of a recompute step back behind ingest and queries, as `nice` counts it: they
-/// may use every core that is idle, and get about a quarter of one that is not.
-const BATCH_NICE: i32 = 5;
+/// How much threads that nobody waits for (recomputes, flushes) step back behind ingest and
+/// queries, as `nice` counts it: they may use every core that is idle, and get about a quarter of
+/// one that is not.
+const BACKGROUND_NICE: i32 = 5;
 
+/// Lowers the priority of the current thread.
 fn step_back() {
-    if let Err(error) = rustix::process::nice(BATCH_NICE) {
-        tracing::debug!(%error, "a batch thread keeps its priority");
+    if let Err(error) = rustix::process::nice(BACKGROUND_NICE) {
+        tracing::debug!(%error, "a background thread keeps its priority");
     }
 }
 

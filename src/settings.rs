@@ -206,7 +206,7 @@ settings! {
 
     /// Unflushed events of one stream held in memory. Beyond: 429 until a flush has caught
     /// up.
-    tail_limit_bytes: usize = size("192MiB"), unit "BYTES", env "LAMBDALAKE_TAIL_LIMIT_BYTES";
+    tail_limit_bytes: usize = size("384MiB"), unit "BYTES", env "LAMBDALAKE_TAIL_LIMIT_BYTES";
 
     /// States of one tail part in a view whose states grow with the data. Beyond: 422; the stream stays healthy.
     view_state_budget_bytes: usize = size("256MiB"), unit "BYTES",

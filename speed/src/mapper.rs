@@ -17,6 +17,9 @@ use crate::error::SpeedError;
 /// copy costs more than it saves.
 const COMPACTED_ROWS: usize = 1 << 20;
 
+/// Events that are worth a task of their own.
+const RUN_ROWS: usize = 65_536;
+
 /// Maps events to states and combines states, on whatever runtime awaits it.
 #[derive(Debug, Clone)]
 pub struct Mapper {
@@ -45,8 +48,25 @@ impl Mapper {
             .iter()
             .map(|batch| adapt(batch, &schema))
             .collect::<Result<Vec<_>, _>>()?;
-        let plan = view.combine(view.map(memory(input, &schema)?)?)?;
+        let runs = self.runs(input);
+        let input = MemorySourceConfig::try_new_exec(&runs, schema, None)?;
+        let plan = view.combine(view.map(input)?)?;
         self.run(plan).await
+    }
+
+    /// Cuts a long run of events into as many as can be mapped at the same time.
+    fn runs(&self, events: Vec<RecordBatch>) -> Vec<Vec<RecordBatch>> {
+        let rows: usize = events.iter().map(RecordBatch::num_rows).sum();
+        let most = self.task.session_config().target_partitions();
+        let runs = (rows / RUN_ROWS).clamp(1, most);
+        let mut cut = vec![Vec::new(); runs];
+        let mut before = 0;
+        for batch in events {
+            let run = (before * runs / rows.max(1)).min(runs - 1);
+            before += batch.num_rows();
+            cut[run].push(batch);
+        }
+        cut
     }
 
     /// The same states in fewer rows.

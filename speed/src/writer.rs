@@ -26,7 +26,7 @@ use crate::shard::number_events;
 
 /// Small chunks are merged up to this many rows, so that a tail of single events does not
 /// become a list of tiny batches.
-const MERGED_CHUNK_ROWS: usize = 65_536;
+const MERGED_CHUNK_ROWS: usize = 16_384;
 
 /// Keys of requests without events that wait for the next flush, beyond which they are reason
 /// enough for one: their frames are what keeps the log from being forgotten.

@@ -14,7 +14,7 @@ use lambdalake_batch::schedule::{Schedule, Scheduled};
 use lambdalake_serving::engine::ErrorKind;
 use lambdalake_speed::writer::UNSAVED_KEYS;
 
-use super::{Engine, RETRY, StreamRuntime, lock};
+use super::{Engine, RETRY, StreamRuntime, lock, step_back};
 
 /// How often tails and schedules are looked at.
 const TICK: Duration = Duration::from_millis(100);
@@ -33,6 +33,7 @@ impl Maintenance {
         let thread = std::thread::Builder::new()
             .name("maintenance".to_owned())
             .spawn(move || {
+                step_back();
                 let mut schedule = Schedule::default();
                 while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(TICK) {
                     let Some(engine) = Weak::upgrade(&engine) else {

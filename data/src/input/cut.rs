@@ -63,6 +63,13 @@ impl Cutter {
         })
     }
 
+    /// At least so many bytes follow.
+    pub fn expect(&mut self, bytes: usize) {
+        if let Cutter::Lines(cutter) = self {
+            cutter.expect(bytes);
+        }
+    }
+
     /// Takes bytes from the front of `input` until a block is complete.
     pub fn push(&mut self, input: &mut &[u8]) -> Result<Option<Block>, InputError> {
         match self {

@@ -39,6 +39,8 @@ pub struct Decoder {
     plain: Vec<u8>,
     at: usize,
     total: usize,
+    /// Bytes after decompression that are known to follow.
+    expected: usize,
     /// The compression has ended well.
     is_inflated: bool,
 }
@@ -62,7 +64,17 @@ impl Decoder {
             plain: Vec::new(),
             at: 0,
             total: 0,
+            expected: 0,
             is_inflated: false,
+        }
+    }
+
+    /// At least so many bytes of the body will be pushed next. A hint, so that a block gets its
+    /// memory at once: growing step by step would copy it several times over.
+    pub fn expect(&mut self, bytes: usize) {
+        self.expected = bytes;
+        if let Stage::Cutting(cutter) = &mut self.stage {
+            cutter.expect(bytes);
         }
     }
 
@@ -171,6 +183,7 @@ impl Decoder {
             record_bytes: self.options.max_line_bytes,
         };
         self.stage = Cutter::new(format, sizes).map_or(Stage::Parquet, Stage::Cutting);
+        self.expect(self.expected);
         if !matches!(format, Format::Arrow | Format::Parquet) {
             self.at = self.plain.len() - without_mark(&self.plain).len();
         }

@@ -53,6 +53,12 @@ impl Intake {
     }
 
     pub fn add(&mut self, pieces: Vec<Bytes>, is_end: bool) {
+        // Whoever has sent so much and goes on sends a block at least.
+        let expected = match is_end {
+            true => pieces.iter().map(Bytes::len).sum(),
+            false => self.block_bytes,
+        };
+        self.decoder.expect(expected);
         self.pieces.extend(pieces);
         self.has_ended = is_end;
     }

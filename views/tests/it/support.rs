@@ -333,6 +333,10 @@ pub async fn check(sql: &str, rows: &RecordBatch, seed: u64, tolerance: Toleranc
     let exact = sql
         .replace("approx_median(", "median(")
         .replace("approx_percentile_cont(", "percentile_cont(");
-    let direct = one_batch(view.output_schema(), &direct(&view, &exact, rows).await, true);
+    let direct = one_batch(
+        view.output_schema(),
+        &direct(&view, &exact, rows).await,
+        true,
+    );
     assert_same(sql, &answered, &direct, tolerance);
 }

@@ -16,6 +16,8 @@ pub(in super::super) struct LineCutter {
     bytes: Vec<u8>,
     skipped: Vec<Skipped>,
     record: Record,
+    /// Bytes that are known to follow.
+    expected: usize,
     /// Number of the block's first line.
     first: u64,
     /// Number of the line being read.
@@ -30,9 +32,15 @@ impl LineCutter {
             bytes: Vec::new(),
             skipped: Vec::new(),
             record: Record::default(),
+            expected: 0,
             first: 1,
             line: 1,
         }
+    }
+
+    /// At least so many bytes follow: the memory for them is taken at once.
+    pub fn expect(&mut self, bytes: usize) {
+        self.expected = bytes;
     }
 
     pub fn push(&mut self, input: &mut &[u8]) -> Option<Block> {
@@ -77,11 +85,18 @@ impl LineCutter {
             return false;
         };
         let lines = &input[..=end];
-        if self.bytes.len() + lines.len() > SMALL_BYTES && self.bytes.capacity() <= SMALL_BYTES {
+        if self.bytes.capacity() - self.bytes.len() < lines.len() {
+            let is_large = self.bytes.len() + lines.len() > SMALL_BYTES;
+            let expected = if is_large {
+                room
+            } else {
+                self.expected.min(room)
+            };
             self.bytes
-                .reserve(room.min(MOST_RESERVED_BYTES) + lines.len());
+                .reserve(expected.min(MOST_RESERVED_BYTES) + lines.len());
         }
         self.bytes.extend_from_slice(lines);
+        self.expected = self.expected.saturating_sub(lines.len());
         self.line += memchr::memchr_iter(b'\n', lines).count() as u64;
         self.record.begin(&self.bytes);
         *input = &input[end + 1..];
