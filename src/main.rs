@@ -11,7 +11,7 @@ use lambdalake_views::PLANNING_STACK_BYTES;
 /// Gives freed memory back to the system, which the C library's allocator keeps after a large
 /// body, and is quicker with many threads.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
     // The main thread's own stack is too small for the views that are planned at the start.

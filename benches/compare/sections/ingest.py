@@ -25,21 +25,25 @@ def run(context: Context) -> Section:
     }
     answers = {}
 
-    def ours() -> float:
-        with Server(context.binary, context.folder("ingest")) as server:
+    with (
+        Server(context.binary, context.folder("ingest")) as server,
+        Peer(ClickHouse, context.folder("clickhouse")) as clickhouse,
+    ):
+
+        def ours() -> float:
+            server.execute("DROP VIEW IF EXISTS sketches")
+            server.execute("DROP TABLE IF EXISTS events")
             server.execute(CREATE_STREAM)
             server.execute(create(SKETCHES))
-            return with_cpu(server, lambda: _load(server), used["lambdalake"])()
+            return with_cpu(server, load_and_ask, used["lambdalake"])()
 
-    def _load(server: Server) -> float:
-        load = send(server, "events", events.ndjson)
-        loads.append(load)
-        query_seconds.append(
-            timed(lambda: answers.update(lambdalake=server.arrow("SELECT * FROM sketches")))
-        )
-        return load.seconds + query_seconds[-1]
-
-    with Peer(ClickHouse, context.folder("clickhouse")) as clickhouse:
+        def load_and_ask() -> float:
+            load = send(server, "events", events.ndjson)
+            loads.append(load)
+            query_seconds.append(
+                timed(lambda: answers.update(lambdalake=server.arrow("SELECT * FROM sketches")))
+            )
+            return load.seconds + query_seconds[-1]
 
         def theirs(name: str, tables: ClickHouseTables) -> Callable[[], float]:
             def insert() -> float:
