@@ -66,14 +66,21 @@ impl ScanFile {
     }
 }
 
+/// What rows a scan looks for, over the whole schema of its files.
+pub struct ScanPredicate {
+    /// Prunes files, row groups and pages.
+    pub predicate: Arc<dyn PhysicalExpr>,
+    /// Only rows that match come out. Otherwise others may come too.
+    pub filters_rows: bool,
+}
+
 /// Reads `files` in `partitions` streams. `projection` indexes `schema`; a column that a
-/// file lacks reads as null. `predicate` (over the whole `schema`) prunes files, row groups
-/// and pages, and filters rows; without files the plan is empty.
+/// file lacks reads as null. Without files the plan is empty.
 pub fn parquet_scan(
     files: &[ScanFile],
     schema: &SchemaRef,
     projection: Option<&[usize]>,
-    predicate: Option<Arc<dyn PhysicalExpr>>,
+    predicate: Option<ScanPredicate>,
     limit: Option<usize>,
     partitions: usize,
 ) -> Result<Arc<dyn ExecutionPlan>> {
@@ -84,9 +91,12 @@ pub fn parquet_scan(
         };
         return Ok(Arc::new(EmptyExec::new(schema)));
     }
-    let mut source = ParquetSource::new(Arc::clone(schema)).with_enable_page_index(true);
+    let mut source = ParquetSource::new(Arc::clone(schema))
+        .with_enable_page_index(true)
+        // Without a predicate of its own a scan may still get one from a TopK above it.
+        .with_pushdown_filters(predicate.as_ref().is_none_or(|it| it.filters_rows));
     if let Some(predicate) = predicate {
-        source = source.with_predicate(predicate).with_pushdown_filters(true);
+        source = source.with_predicate(predicate.predicate);
     }
     let config = FileScanConfigBuilder::new(ObjectStoreUrl::parse(STORE_URL)?, Arc::new(source))
         .with_file_groups(spread(files, schema, partitions))
@@ -116,8 +126,8 @@ fn spread(files: &[ScanFile], schema: &SchemaRef, partitions: usize) -> Vec<File
         .collect()
 }
 
-/// True for the events of `range`, over a schema with the hidden columns.
-pub fn in_range(schema: &SchemaRef, range: &CutRange) -> Result<Arc<dyn PhysicalExpr>> {
+/// The events of `range` and no others, over a schema with the hidden columns.
+pub fn in_range(schema: &SchemaRef, range: &CutRange) -> Result<ScanPredicate> {
     let column = |name: &str| -> Result<Arc<dyn PhysicalExpr>> {
         Ok(Arc::new(Column::new(name, schema.index_of(name)?)))
     };
@@ -154,7 +164,10 @@ pub fn in_range(schema: &SchemaRef, range: &CutRange) -> Result<Arc<dyn Physical
         let all = both(both(in_shard, Operator::And, after), Operator::And, before);
         any = both(any, Operator::Or, all);
     }
-    Ok(any)
+    Ok(ScanPredicate {
+        predicate: any,
+        filters_rows: true,
+    })
 }
 
 /// Brings a scan to the exact types a view was compiled with (nested fields may have grown).

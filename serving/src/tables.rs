@@ -21,6 +21,7 @@ use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
 use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_expr::utils::collect_columns;
 use datafusion::physical_expr::{PhysicalExpr, conjunction};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::filter::FilterExec;
@@ -28,7 +29,7 @@ use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::union::UnionExec;
 use lambdalake_data::CutRange;
 use lambdalake_data::bounds::may_match;
-use lambdalake_data::scan::{ScanFile, cast_to, in_range, parquet_scan};
+use lambdalake_data::scan::{ScanFile, ScanPredicate, cast_to, in_range, parquet_scan};
 use lambdalake_data::schema::adapt;
 use lambdalake_data::through::ThroughExec;
 
@@ -69,11 +70,15 @@ impl Reader<'_> {
     ) -> Result<PrunedScan> {
         let kept = may_match(files, self.schema, self.predicate.as_ref());
         self.stats.count_files(files.len(), kept.len());
+        let predicate = self.predicate.clone().map(|predicate| ScanPredicate {
+            filters_rows: saves_reading(&predicate, self.schema, projection),
+            predicate,
+        });
         let plan = parquet_scan(
             &kept,
             self.schema,
             projection,
-            self.predicate.clone(),
+            predicate,
             limit,
             self.partitions,
         );
@@ -82,6 +87,21 @@ impl Reader<'_> {
             files: kept.len(),
             rows: kept.iter().map(|file| file.rows).sum(),
         })
+    }
+}
+
+/// Whether rows filtered inside a scan spare it the other columns of those rows. If all that is
+/// read is what the predicate needs, the operator above filters with less ado.
+fn saves_reading(
+    predicate: &Arc<dyn PhysicalExpr>,
+    schema: &SchemaRef,
+    projection: Option<&[usize]>,
+) -> bool {
+    let needed = collect_columns(predicate);
+    let is_needed = |index: usize| needed.iter().any(|column| column.index() == index);
+    match projection {
+        Some(indices) => !indices.iter().all(|&index| is_needed(index)),
+        None => !(0..schema.fields().len()).all(is_needed),
     }
 }
 
@@ -357,7 +377,7 @@ fn map_gap(
 fn map_files(
     snapshot: &ViewSnapshot,
     files: &[ScanFile],
-    range: Option<Arc<dyn PhysicalExpr>>,
+    range: Option<ScanPredicate>,
     partitions: usize,
 ) -> Result<Arc<dyn ExecutionPlan>> {
     let (view, stream) = (&snapshot.view, &snapshot.stream);
@@ -367,7 +387,6 @@ fn map_files(
         .iter()
         .map(|field| stream.schema.index_of(field.name()))
         .collect::<Result<Vec<_>, _>>()?;
-    // The predicate's rows are filtered inside the scan (row filters are on).
     let scan = parquet_scan(
         files,
         &stream.schema,

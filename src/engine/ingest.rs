@@ -187,18 +187,20 @@ impl Engine {
                 intake.add(pieces, is_end);
             }
             let (shared, number) = (Arc::clone(context), *blocks);
-            let (back, offered) = self
-                .off_io(move |engine| {
-                    let taken = intake.next_block().map_err(from_input);
-                    let offered = taken.and_then(|taken| {
-                        let offer = |Taken { block, is_last }| {
-                            engine.offer(&shared, number, block, is_last)
-                        };
-                        taken.map(offer).transpose()
-                    });
-                    (intake, offered)
-                })
-                .await?;
+            let is_quick = intake.is_short() && self.needs_no_disk(context);
+            let work = move |engine: &Arc<Self>| {
+                let taken = intake.next_block().map_err(from_input);
+                let offered = taken.and_then(|taken| {
+                    let offer =
+                        |Taken { block, is_last }| engine.offer(&shared, number, block, is_last);
+                    taken.map(offer).transpose()
+                });
+                (intake, offered)
+            };
+            let (back, offered) = match is_quick {
+                true => work(self),
+                false => self.off_io(work).await?,
+            };
             intake = back;
             let outcome = match offered? {
                 Some(Offered::Store(prepared)) => self.store(context, number, prepared).await?,
@@ -215,6 +217,12 @@ impl Engine {
             count(reply, outcome);
             *blocks += 1;
         }
+    }
+
+    /// Whether a block of this request is, but for a change of columns, parsed without a look at
+    /// the disk.
+    fn needs_no_disk(&self, context: &Context) -> bool {
+        context.idempotency_key.is_none() && self.definition(&context.stream).is_some()
     }
 
     /// Remembers that a body with a key ends here.

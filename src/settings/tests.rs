@@ -196,7 +196,7 @@ fn described_values_can_be_read_again() {
         found.expect(name).value.as_str()
     };
     assert_eq!(value("flush_bytes"), "1025");
-    assert_eq!(value("tail_limit_bytes"), "192MiB");
+    assert_eq!(value("tail_limit_bytes"), "384MiB");
     assert_eq!(value("query_timeout"), "1m 30s");
     assert_eq!(value("init"), "a.sql");
     assert_eq!(value("log_format"), "json");

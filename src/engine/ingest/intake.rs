@@ -9,6 +9,9 @@ use std::path::PathBuf;
 use bytes::{Buf, Bytes};
 use lambdalake_data::input::{Block, Decoder, DecoderOptions, InputError, ParquetBlocks, Piece};
 
+/// A body of a few events.
+const SHORT_BYTES: usize = 4 * 1024;
+
 /// What has arrived of a body and is not in a block yet.
 pub(super) struct Intake {
     decoder: Decoder,
@@ -50,6 +53,13 @@ impl Intake {
     /// There is something to work on before more is asked for.
     pub fn has_bytes(&self) -> bool {
         !self.pieces.is_empty()
+    }
+
+    /// The whole body is here, and so short that to parse it takes less than to wake another
+    /// thread for it.
+    pub fn is_short(&self) -> bool {
+        let bytes: usize = self.pieces.iter().map(Bytes::len).sum();
+        self.has_ended && self.spool.is_none() && bytes <= SHORT_BYTES
     }
 
     pub fn add(&mut self, pieces: Vec<Bytes>, is_end: bool) {
