@@ -12,6 +12,7 @@
 mod intake;
 mod keyed;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,7 +24,7 @@ use lambdalake_data::input::{
     Target,
 };
 use lambdalake_data::keys::{ShardOffsets, StoredBlock};
-use lambdalake_data::schema::{StreamDefinition, columns_of};
+use lambdalake_data::schema::{Column, StreamDefinition, columns_of};
 use lambdalake_data::widen::{never_widening, widened};
 use lambdalake_serving::engine::{
     EngineError, ErrorKind, IngestBody, IngestReply, IngestRequest, OffsetRange, RowError,
@@ -186,22 +187,26 @@ impl Engine {
                 has_ended = is_end;
                 intake.add(pieces, is_end);
             }
-            let (shared, number) = (Arc::clone(context), *blocks);
-            let is_quick = intake.is_short() && self.needs_no_disk(context);
-            let work = move |engine: &Arc<Self>| {
-                let taken = intake.next_block().map_err(from_input);
-                let offered = taken.and_then(|taken| {
-                    let offer =
-                        |Taken { block, is_last }| engine.offer(&shared, number, block, is_last);
-                    taken.map(offer).transpose()
-                });
-                (intake, offered)
+            let number = *blocks;
+            let offered = if intake.is_short() && context.idempotency_key.is_none() {
+                self.offer_at_once(context, &mut intake).await
+            } else {
+                let shared = Arc::clone(context);
+                let (back, offered) = self
+                    .off_io(move |engine| {
+                        let taken = intake.next_block().map_err(from_input);
+                        let offered = taken.and_then(|taken| {
+                            let offer = |Taken { block, is_last }| {
+                                engine.offer(&shared, number, block, is_last)
+                            };
+                            taken.map(offer).transpose()
+                        });
+                        (intake, offered)
+                    })
+                    .await?;
+                intake = back;
+                offered
             };
-            let (back, offered) = match is_quick {
-                true => work(self),
-                false => self.off_io(work).await?,
-            };
-            intake = back;
             let outcome = match offered? {
                 Some(Offered::Store(prepared)) => self.store(context, number, prepared).await?,
                 Some(Offered::Stored(outcome)) => {
@@ -219,10 +224,48 @@ impl Engine {
         }
     }
 
-    /// Whether a block of this request is, but for a change of columns, parsed without a look at
-    /// the disk.
-    fn needs_no_disk(&self, context: &Context) -> bool {
-        context.idempotency_key.is_none() && self.definition(&context.stream).is_some()
+    /// Takes the block of a short body on the spot; only if the stream or its columns must change
+    /// first, another thread goes on.
+    async fn offer_at_once(
+        self: &Arc<Self>,
+        context: &Arc<Context>,
+        intake: &mut Intake,
+    ) -> Result<Option<Offered>, EngineError> {
+        let Some(taken) = intake.next_block().map_err(from_input)? else {
+            return Ok(None);
+        };
+        let block = Arc::new(taken.block);
+        let prepared = match self.parsed_at_once(context, &block)? {
+            Some(prepared) => prepared,
+            None => {
+                let shared = Arc::clone(context);
+                self.off_io(move |engine| engine.prepare(&shared, Some(block), None))
+                    .await??
+            }
+        };
+        Ok(Some(Offered::Store(prepared)))
+    }
+
+    fn parsed_at_once(
+        &self,
+        context: &Context,
+        block: &Arc<Block>,
+    ) -> Result<Option<Prepared>, EngineError> {
+        let (Some(definition), Some(stream)) = (
+            self.definition(&context.stream),
+            self.stream_runtime(&context.stream),
+        ) else {
+            return Ok(None);
+        };
+        let fixed = lock(&stream.never_widened).clone();
+        let (parsed, columns) = self.parse_under(&definition, &fixed, block)?;
+        let fits = widened(&definition.columns, &columns).is_empty();
+        Ok(fits.then(|| Prepared {
+            block: Some(Arc::clone(block)),
+            key: None,
+            definition: Some(definition),
+            parsed,
+        }))
     }
 
     /// Remembers that a body with a key ends here.
@@ -319,9 +362,7 @@ impl Engine {
     ) -> Result<Option<Parsed>, EngineError> {
         let mut fixed = lock(&stream.never_widened).clone();
         for _ in 0..PARSE_ATTEMPTS {
-            let schema = never_widening(&definition.user_schema(), &fixed);
-            let parsed = self.parse(block, &schema, Some(definition))?;
-            let columns = columns_of(parsed.batch.schema_ref()).map_err(from_data)?;
+            let (parsed, columns) = self.parse_under(definition, &fixed, block)?;
             if widened(&definition.columns, &columns).is_empty() {
                 return Ok(Some(parsed));
             }
@@ -332,6 +373,20 @@ impl Engine {
             fixed.extend(refused);
         }
         Ok(None)
+    }
+
+    /// Parses under a stream's columns, of which those in `fixed` may not widen; also the columns
+    /// that the rows would need.
+    fn parse_under(
+        &self,
+        definition: &StreamDefinition,
+        fixed: &HashSet<String>,
+        block: &Block,
+    ) -> Result<(Parsed, Vec<Column>), EngineError> {
+        let schema = never_widening(&definition.user_schema(), fixed);
+        let parsed = self.parse(block, &schema, Some(definition))?;
+        let columns = columns_of(parsed.batch.schema_ref()).map_err(from_data)?;
+        Ok((parsed, columns))
     }
 
     /// Makes a stream out of a first batch, if the settings allow it.

@@ -132,7 +132,7 @@ fn explain_names_layers_files_and_what_was_skipped() {
         let plan = rows.last().expect("a plan")["plan"].clone();
         plan.as_str().expect("text").to_owned()
     };
-    let narrow = "SELECT count(*) FROM s WHERE ts >= '2026-03-05T01:00:00Z' \
+    let narrow = "SELECT count(*), sum(n) FROM s WHERE ts >= '2026-03-05T01:00:00Z' \
                   AND ts < '2026-03-05T02:00:00Z'";
     let path = "/api/v1/sql?format=table&width=40";
     let table = server
