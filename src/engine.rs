@@ -265,9 +265,11 @@ impl Engine {
 /// one that is not.
 const BACKGROUND_NICE: i32 = 5;
 
-/// Lowers the priority of the current thread.
+/// Lowers the priority of the current thread. Only on Linux is that not the whole process's.
 fn step_back() {
-    if let Err(error) = rustix::process::nice(BACKGROUND_NICE) {
+    if cfg!(target_os = "linux")
+        && let Err(error) = rustix::process::nice(BACKGROUND_NICE)
+    {
         tracing::debug!(%error, "a background thread keeps its priority");
     }
 }

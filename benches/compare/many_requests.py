@@ -26,7 +26,10 @@ class Requests:
     client_cpu_seconds: float
 
 
-def send_singly(port: int, stream: str, ndjson: Path, connections: int, seconds: float) -> Requests:
+def send_singly(
+    port: int, stream: str | None, ndjson: Path, connections: int, seconds: float
+) -> Requests:
+    """Sends events to a stream, or, without one, requests that ask for nothing."""
     spawn = multiprocessing.get_context("spawn")
     share = connections // PROCESSES
     workers = []
@@ -54,9 +57,11 @@ def send_singly(port: int, stream: str, ndjson: Path, connections: int, seconds:
     )
 
 
-def _drive(pipe, port: int, stream: str, ndjson: Path, connections: int, seconds: float) -> None:
+def _drive(
+    pipe, port: int, stream: str | None, ndjson: Path, connections: int, seconds: float
+) -> None:
     try:
-        messages = _messages(stream, ndjson)
+        messages, wanted = _messages(stream, ndjson)
         sockets = {}
         poll = select.epoll()
         for _ in range(connections):
@@ -66,20 +71,25 @@ def _drive(pipe, port: int, stream: str, ndjson: Path, connections: int, seconds
             sockets[opened.fileno()] = opened
         pipe.send("ready")
         pipe.recv()
-        pipe.send(_loop(poll, sockets, messages, seconds))
+        pipe.send(_loop(poll, sockets, messages, wanted, seconds))
     except Exception as error:  # raised again in the process that started this one
         pipe.send(error)
 
 
-def _messages(stream: str, ndjson: Path) -> list[bytes]:
-    """Requests made beforehand; they are sent over and over."""
+def _messages(stream: str | None, ndjson: Path) -> tuple[list[bytes], bytes]:
+    """Requests made beforehand, which are sent over and over, and what each answer must hold."""
+    if stream is None:
+        return [b"GET /health/livez HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"], b""
     with ndjson.open("rb") as lines:
         bodies = [line.rstrip() for line in islice(lines, DIFFERENT_EVENTS)]
     head = f"POST /api/v1/streams/{stream}/events?format=ndjson HTTP/1.1\r\nHost: 127.0.0.1\r\n"
-    return [f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body for body in bodies]
+    messages = [f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body for body in bodies]
+    return messages, b'"accepted":1,'
 
 
-def _loop(poll: select.epoll, sockets: dict, messages: list[bytes], seconds: float) -> Requests:
+def _loop(
+    poll: select.epoll, sockets: dict, messages: list[bytes], wanted: bytes, seconds: float
+) -> Requests:
     clock = time.perf_counter
     latencies: list[float] = []
     sent_at = {}
@@ -99,7 +109,7 @@ def _loop(poll: select.epoll, sockets: dict, messages: list[bytes], seconds: flo
             opened = sockets[number]
             answer = opened.recv(ANSWER_BYTES)
             # Answers are a few hundred bytes and come in one piece; if not, this fails loudly.
-            if not answer.startswith(b"HTTP/1.1 200") or b'"accepted":1,' not in answer:
+            if not answer.startswith(b"HTTP/1.1 200") or wanted not in answer:
                 raise ValueError(f"not an acknowledgement: {answer[:300]!r}")
             now = clock()
             latencies.append(now - sent_at[number])

@@ -38,6 +38,7 @@ def run(context: Context) -> Section:
             {"lambdalake": ours, "one sync each": lambda: _syncs_per_second(syncs, seconds)},
             warm=False,
         )
+        idle = send_singly(server.port, None, events.ndjson, CONNECTIONS, seconds)
         acknowledged = sum(len(requests.latencies) for requests in done)
         seen = server.table("SELECT sum(n) AS n FROM sketches")["n"][0].as_py()
         if seen != acknowledged:
@@ -56,6 +57,8 @@ def run(context: Context) -> Section:
         section.measures.append(Measure(f"latency, {name}", "s", {"lambdalake": samples}))
     last = done[-1]
     section.facts |= {
+        "requests/s that ask for nothing (GET /health/livez), the same client": len(idle.latencies)
+        / idle.seconds,
         "server CPU microseconds per request": used[-1] / len(last.latencies) * 1e6,
         "client CPU microseconds per request": last.client_cpu_seconds / len(last.latencies) * 1e6,
         "cores busy with server and client": (used[-1] + last.client_cpu_seconds) / last.seconds,
