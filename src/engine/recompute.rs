@@ -115,13 +115,10 @@ impl Engine {
                 ended.duration_ms = (engine.clock.monotonic() - started).as_millis() as u64;
                 ended.rows_read = progress.rows_read.load(Ordering::Relaxed);
                 engine.meters.recomputed(&ended);
-                // Under the lock: who reads that it has ended may start the next one.
-                let mut running = lock(&engine.running);
                 if let Err(error) = engine.history.end(ended) {
                     tracing::warn!(%error, "the run's history could not be stored");
                 }
-                running.remove(&view);
-                drop(running);
+                lock(&engine.running).remove(&view);
                 drop(ending);
             });
         if let Err(error) = spawned {
