@@ -87,6 +87,13 @@ pub enum Format {
     Parquet,
 }
 
+impl Format {
+    /// No text: a few bytes of it may be many rows.
+    fn is_binary(self) -> bool {
+        matches!(self, Format::Arrow | Format::Parquet)
+    }
+}
+
 impl fmt::Display for Format {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -100,3 +100,53 @@ pub fn memory(
         MemorySourceConfig::try_new_exec(&[batches], Arc::clone(schema), None)?;
     Ok(plan)
 }
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::Int64Array;
+    use arrow::datatypes::{DataType, Field, Schema};
+    use datafusion::execution::config::SessionConfig;
+    use datafusion::execution::runtime_env::RuntimeEnv;
+
+    use super::*;
+
+    fn events(batches: &[usize]) -> Vec<RecordBatch> {
+        let schema = Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, true)]));
+        let mut from = 0;
+        let batch = |&rows: &usize| {
+            let numbers = Int64Array::from_iter_values(from..from + rows as i64);
+            from += rows as i64;
+            RecordBatch::try_new(Arc::clone(&schema), vec![Arc::new(numbers)]).expect("a batch")
+        };
+        batches.iter().map(batch).collect()
+    }
+
+    fn mapper(cores: usize) -> Mapper {
+        let config = SessionConfig::new().with_target_partitions(cores);
+        let runtime = Arc::new(RuntimeEnv::default());
+        let task = TaskContext::default()
+            .with_session_config(config)
+            .with_runtime(runtime);
+        Mapper::new(Arc::new(task))
+    }
+
+    #[test]
+    fn a_long_run_is_cut_in_order_and_a_short_one_is_not() {
+        let runs = |cores, batches: &[usize]| -> Vec<Vec<usize>> {
+            let runs = mapper(cores).runs(events(batches));
+            let rows = |run: &Vec<RecordBatch>| run.iter().map(RecordBatch::num_rows).collect();
+            runs.iter().map(rows).collect()
+        };
+        assert_eq!(runs(4, &[]), [[]; 1] as [[usize; 0]; 1]);
+        assert_eq!(
+            runs(4, &[RUN_ROWS, RUN_ROWS - 1]),
+            [[RUN_ROWS, RUN_ROWS - 1]]
+        );
+        assert_eq!(runs(4, &[RUN_ROWS, RUN_ROWS]), [[RUN_ROWS], [RUN_ROWS]]);
+        assert_eq!(runs(1, &[RUN_ROWS, RUN_ROWS]), [[RUN_ROWS, RUN_ROWS]]);
+        assert_eq!(
+            runs(2, &[RUN_ROWS, 1, RUN_ROWS, 1]),
+            [[RUN_ROWS, 1], [RUN_ROWS, 1]]
+        );
+    }
+}

@@ -41,6 +41,15 @@ impl Encoding {
     /// The names a client may use, for messages.
     pub const NAMES: &str = "gzip, zstd, snappy, identity";
 
+    /// How a body is unpacked whose sender says this and which begins so.
+    pub(super) fn unpacked(self, beginning: &[u8]) -> Self {
+        match self {
+            Encoding::Identity if beginning.starts_with(&GZIP_MAGIC) => Encoding::Gzip,
+            Encoding::Identity if beginning.starts_with(&ZSTD_MAGIC) => Encoding::Zstd,
+            said => said,
+        }
+    }
+
     fn name(self) -> &'static str {
         match self {
             Encoding::Identity => "identity",
@@ -128,13 +137,7 @@ impl Inflate {
             return Ok(());
         };
         let first = std::mem::take(first);
-        if self.encoding == Encoding::Identity {
-            if first.starts_with(&GZIP_MAGIC) {
-                self.encoding = Encoding::Gzip;
-            } else if first.starts_with(&ZSTD_MAGIC) {
-                self.encoding = Encoding::Zstd;
-            }
-        }
+        self.encoding = self.encoding.unpacked(&first);
         let encoding = self.encoding;
         let broken = |source| InputError::Compression { encoding, source };
         if encoding == Encoding::Gzip && !first.is_empty() && !first.starts_with(&GZIP_MAGIC) {

@@ -2,7 +2,7 @@
 
 use super::compression::Inflate;
 use super::cut::{Cutter, Sizes};
-use super::sniff::{MAGIC_BYTES, sniff_start};
+use super::sniff::{MAGIC_BYTES, is_text, sniff_start};
 use super::text::without_mark;
 use super::{Block, Encoding, Format, InputError};
 
@@ -76,6 +76,15 @@ impl Decoder {
         if let Stage::Cutting(cutter) = &mut self.stage {
             cutter.expect(bytes);
         }
+    }
+
+    /// A body that begins so is text and not compressed: it is as much work as it is long.
+    pub fn is_plain_text(&self, beginning: &[u8]) -> bool {
+        let is_text = match self.options.format {
+            Some(format) => !format.is_binary(),
+            None => is_text(beginning, self.options.content_type.as_deref()),
+        };
+        is_text && self.options.encoding.unpacked(beginning) == Encoding::Identity
     }
 
     /// Takes bytes from the front of `input` until a piece is complete; `None` when all are
@@ -184,7 +193,7 @@ impl Decoder {
         };
         self.stage = Cutter::new(format, sizes).map_or(Stage::Parquet, Stage::Cutting);
         self.expect(self.expected);
-        if !matches!(format, Format::Arrow | Format::Parquet) {
+        if !format.is_binary() {
             self.at = self.plain.len() - without_mark(&self.plain).len();
         }
         Ok(true)

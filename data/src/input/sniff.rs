@@ -55,13 +55,7 @@ fn media_type(content_type: Option<&str>) -> String {
 }
 
 fn guess(body: &[u8], is_cut: bool, media_type: &str) -> Format {
-    if body.starts_with(b"PAR1") {
-        return Format::Parquet;
-    }
-    if body.starts_with(b"ARROW1") || body.starts_with(&[0xff; 4]) {
-        return Format::Arrow;
-    }
-    if let Some(format) = named(media_type) {
+    if let Some(format) = clear(body, media_type) {
         return format;
     }
     let body = without_mark(body);
@@ -82,6 +76,23 @@ fn guess(body: &[u8], is_cut: bool, media_type: &str) -> Format {
         _ if looks_like_csv(body, is_cut) => Format::Csv,
         _ => Format::Ndjson,
     }
+}
+
+/// A body that begins so is text, for all that its sender and its first bytes say.
+pub(super) fn is_text(beginning: &[u8], content_type: Option<&str>) -> bool {
+    let format = clear(beginning, &media_type(content_type));
+    !format.is_some_and(Format::is_binary)
+}
+
+/// The format that the first bytes or the content type leave no doubt about.
+fn clear(body: &[u8], media_type: &str) -> Option<Format> {
+    if body.starts_with(b"PAR1") {
+        return Some(Format::Parquet);
+    }
+    if body.starts_with(b"ARROW1") || body.starts_with(&[0xff; 4]) {
+        return Some(Format::Arrow);
+    }
+    named(media_type)
 }
 
 /// The format of a content type that leaves no doubt.

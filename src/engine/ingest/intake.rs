@@ -11,12 +11,18 @@ use lambdalake_data::input::{Block, Decoder, DecoderOptions, InputError, Parquet
 
 /// A body of a few events.
 const SHORT_BYTES: usize = 4 * 1024;
+/// So many tell whether a body is compressed, or no text.
+const BEGINNING_BYTES: usize = 8;
 
 /// What has arrived of a body and is not in a block yet.
 pub(super) struct Intake {
     decoder: Decoder,
     pieces: VecDeque<Bytes>,
     has_ended: bool,
+    /// The whole body came at once, and so little that to parse it takes less than to wake
+    /// another thread for it.
+    /// `None` until something has come.
+    is_short: Option<bool>,
     /// A Parquet body; the file has no name and goes away with the request.
     spool: Option<File>,
     /// The same once it is whole.
@@ -43,6 +49,7 @@ impl Intake {
             decoder: Decoder::new(options),
             pieces: VecDeque::new(),
             has_ended: false,
+            is_short: None,
             spool: None,
             parquet: None,
             folder,
@@ -55,20 +62,20 @@ impl Intake {
         !self.pieces.is_empty()
     }
 
-    /// The whole body is here, and so short that to parse it takes less than to wake another
-    /// thread for it.
     pub fn is_short(&self) -> bool {
-        let bytes: usize = self.pieces.iter().map(Bytes::len).sum();
-        self.has_ended && self.spool.is_none() && bytes <= SHORT_BYTES
+        self.is_short == Some(true)
     }
 
     pub fn add(&mut self, pieces: Vec<Bytes>, is_end: bool) {
+        let bytes = pieces.iter().map(Bytes::len).sum();
+        self.is_short.get_or_insert_with(|| {
+            let is_plain_text =
+                |first: &Bytes| first.len() >= BEGINNING_BYTES && self.decoder.is_plain_text(first);
+            is_end && bytes <= SHORT_BYTES && pieces.first().is_some_and(is_plain_text)
+        });
         // Whoever has sent so much and goes on sends a block at least.
-        let expected = match is_end {
-            true => pieces.iter().map(Bytes::len).sum(),
-            false => self.block_bytes,
-        };
-        self.decoder.expect(expected);
+        self.decoder
+            .expect(if is_end { bytes } else { self.block_bytes });
         self.pieces.extend(pieces);
         self.has_ended = is_end;
     }
@@ -136,6 +143,69 @@ impl Intake {
                 Ok(None)
             }
             None => Ok(None),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lambdalake_data::input::{Encoding, Format};
+
+    use super::*;
+
+    fn is_short(
+        encoding: Encoding,
+        format: Option<Format>,
+        pieces: &[&[u8]],
+        is_end: bool,
+    ) -> bool {
+        let options = DecoderOptions {
+            encoding,
+            format,
+            content_type: None,
+            block_bytes: 1 << 20,
+            max_line_bytes: 1 << 20,
+            max_bytes: 1 << 20,
+        };
+        let mut intake = Intake::new(options, std::env::temp_dir());
+        let pieces = pieces.iter().map(|bytes| Bytes::copy_from_slice(bytes));
+        intake.add(pieces.collect(), is_end);
+        intake.add(Vec::new(), true);
+        intake.is_short()
+    }
+
+    /// What may be much work although it is short is not done on a thread that serves sockets.
+    #[test]
+    fn only_a_little_plain_text_is_short() {
+        let row = br#"{"a": 12345}"#.as_slice();
+        let plain = Encoding::Identity;
+        assert!(is_short(plain, None, &[row], true));
+        assert!(is_short(
+            plain,
+            Some(Format::Ndjson),
+            &[row, b"\n", row],
+            true
+        ));
+        assert!(!is_short(plain, None, &[row], false), "more follows");
+        assert!(!is_short(plain, None, &[&row.repeat(400)], true), "long");
+        for encoding in [Encoding::Gzip, Encoding::Zstd, Encoding::Snappy] {
+            assert!(!is_short(encoding, None, &[row], true), "{encoding}");
+        }
+        for format in [Format::Arrow, Format::Parquet] {
+            assert!(!is_short(plain, Some(format), &[row], true), "{format}");
+        }
+        for magic in [
+            b"PAR1....".as_slice(),
+            b"ARROW1..",
+            b"\xff\xff\xff\xff....",
+            b"\x1f\x8b......",
+            b"\x28\xb5\x2f\xfd....",
+        ] {
+            assert!(!is_short(plain, None, &[magic], true), "{magic:?}");
+            assert!(
+                !is_short(plain, None, &[&magic[..3], &magic[3..]], true),
+                "{magic:?}"
+            );
         }
     }
 }

@@ -48,7 +48,7 @@ impl Summary for DistinctValues {
         Ok(hashes)
     }
 
-    fn add(&self, sketch: &mut DistinctSketch, hashes: &mut [u64]) {
+    fn add(&self, sketch: &mut DistinctSketch, hashes: &mut Vec<u64>) {
         for hash in hashes {
             match sketch {
                 DistinctSketch::One(sketch) => sketch.update(*hash),

@@ -19,8 +19,8 @@ pub trait Summary: Clone + std::fmt::Debug + Send + Sync + 'static {
     /// One item per value, NULL or not.
     fn items(&self, values: &ArrayRef) -> Result<Vec<Self::Item>>;
 
-    /// Takes in items, in any order; may reorder them.
-    fn add(&self, sketch: &mut Self::Sketch, items: &mut [Self::Item]);
+    /// Takes in items, in any order; what is left in `items` means nothing.
+    fn add(&self, sketch: &mut Self::Sketch, items: &mut Vec<Self::Item>);
 
     /// Adds what another sketch of the same summary wrote.
     fn merge(&self, sketch: &mut Self::Sketch, written: &[u8]) -> Result<()>;

@@ -17,6 +17,9 @@ use super::groups::Summary;
 /// Compression where the call names none, as DataFusion's.
 const DEFAULT_COMPRESSION: u16 = 100;
 
+/// A digest of fewer centroids says nothing; a call may ask for them nevertheless.
+const LEAST_COMPRESSION: u16 = 10;
+
 /// Values that are no finite numbers are passed over.
 #[derive(Debug, Clone)]
 pub struct Quantile {
@@ -54,7 +57,7 @@ impl Quantile {
         let compression = match arguments.len() {
             0..3 => DEFAULT_COMPRESSION,
             _ => match literal(2, DataType::UInt16) {
-                Ok(ScalarValue::UInt16(Some(compression))) if compression >= 10 => compression,
+                Ok(ScalarValue::UInt16(Some(compression))) => compression.max(LEAST_COMPRESSION),
                 _ => return Err(DataFusionError::Plan(NO_COMPRESSION.into())),
             },
         };
@@ -66,7 +69,7 @@ impl Quantile {
     }
 }
 
-const NO_COMPRESSION: &str = "the number of centroids of a t-digest must be between 10 and 65535";
+const NO_COMPRESSION: &str = "approx_percentile_cont takes at most 65535 centroids";
 
 fn literal_as(expr: &Arc<dyn PhysicalExpr>, wanted: DataType) -> Result<ScalarValue> {
     let nothing = RecordBatch::new_empty(Arc::new(Schema::empty()));
@@ -91,11 +94,10 @@ pub enum ValuesOrDigest {
 }
 
 impl ValuesOrDigest {
+    /// `values` are finite.
     fn add(&mut self, values: &mut [f64], compression: u16) {
         match self {
-            Self::Values(few) if few.len() + values.len() <= FEW => {
-                few.extend(values.iter().filter(|value| value.is_finite()));
-            }
+            Self::Values(few) if few.len() + values.len() <= FEW => few.extend_from_slice(values),
             Self::Values(few) => {
                 let mut few = std::mem::take(few);
                 let mut digest = new_digest(compression);
@@ -109,7 +111,7 @@ impl ValuesOrDigest {
 }
 
 fn new_digest(compression: u16) -> TDigestMut {
-    // The only error is a compression that `Quantile::of` has refused.
+    // The only error is a compression below the least one.
     TDigestMut::new(compression).unwrap_or_else(|error| unreachable!("{error}"))
 }
 
@@ -126,7 +128,11 @@ fn value_at(rank: f64, values: &mut [f64]) -> Option<f64> {
     values.sort_unstable_by(f64::total_cmp);
     let at = rank * values.len().checked_sub(1)? as f64;
     let (below, above) = (values[at.floor() as usize], values[at.ceil() as usize]);
-    Some(below + (above - below) * at.fract())
+    let (towards, distance) = (at.fract(), above - below);
+    Some(match distance.is_finite() {
+        true => below + distance * towards,
+        false => below * (1.0 - towards) + above * towards,
+    })
 }
 
 impl Summary for Quantile {
@@ -142,7 +148,8 @@ impl Summary for Quantile {
         Ok(floats.as_primitive::<Float64Type>().values().to_vec())
     }
 
-    fn add(&self, sketch: &mut ValuesOrDigest, values: &mut [f64]) {
+    fn add(&self, sketch: &mut ValuesOrDigest, values: &mut Vec<f64>) {
+        values.retain(|value| value.is_finite());
         sketch.add(values, self.compression);
     }
 

@@ -165,3 +165,38 @@ fn a_state_that_is_none_is_an_error() {
     let found = complaint(&median, b"\0half a");
     assert!(found.contains("end within one"), "{found}");
 }
+
+#[test]
+fn values_that_are_no_numbers_do_not_crowd_out_a_few_that_are() {
+    let summary = Quantile::at(0.5, DataType::Float64);
+    let noise = Float64Array::from_iter_values([f64::NAN; 120]);
+    let few = Float64Array::from_iter_values((0..100).map(f64::from));
+    let mixed = Float64Array::from_iter_values(noise.values().iter().chain(few.values()).copied());
+    let at_once = [state(&summary, Arc::new(mixed))];
+    let split = [
+        state(&summary, Arc::new(noise)),
+        state(&summary, Arc::new(few)),
+    ];
+    for states in [at_once.as_slice(), &split] {
+        let estimate = merged(&summary, states)
+            .evaluate(EmitTo::All)
+            .expect("an estimate");
+        assert_eq!(estimate.as_primitive::<Float64Type>().value(0), 49.5);
+    }
+}
+
+#[test]
+fn between_two_huge_values_lies_a_number() {
+    let far_apart = [f64::MAX, f64::MIN];
+    for (rank, expected) in [(0.0, -1.0), (0.25, -0.5), (0.5, 0.0), (1.0, 1.0)] {
+        let summary = Quantile::at(rank, DataType::Float64);
+        let state = state(&summary, Arc::new(Float64Array::from(far_apart.to_vec())));
+        let estimate = merged(&summary, &[state]).evaluate(EmitTo::All);
+        let estimate = estimate.expect("an estimate");
+        let share = estimate.as_primitive::<Float64Type>().value(0) / f64::MAX;
+        assert!(
+            (share - expected).abs() < 1e-9,
+            "{rank}: {share} of the largest"
+        );
+    }
+}
