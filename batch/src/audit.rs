@@ -14,7 +14,7 @@ use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_plan::common::spawn_buffered;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use futures::StreamExt;
-use lambdalake_data::scan::{ScanFile, parquet_scan};
+use lambdalake_data::scan::{ParquetScan, ScanFile};
 use lambdalake_views::{Difference, View, differences};
 
 use crate::error::BatchError;
@@ -59,7 +59,8 @@ pub async fn audit(
     task: &Arc<TaskContext>,
 ) -> Result<Audit, BatchError> {
     let partitions = task.session_config().target_partitions();
-    let scan = |files| parquet_scan(files, &view.states_schema(), None, None, None, partitions);
+    let states = view.states_schema();
+    let scan = |files| ParquetScan::of(files, &states, partitions).plan();
     let found = compare(view, scan(previous)?, scan(new)?, task).await?;
     Ok(if found.is_empty() {
         Audit::Equal

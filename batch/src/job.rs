@@ -4,24 +4,25 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arrow::array::RecordBatch;
-use arrow::compute::SortOptions;
+use arrow::compute::{SortOptions, concat_batches};
 use arrow::datatypes::SchemaRef;
+use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::error::DataFusionError;
-use datafusion::execution::TaskContext;
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_expr::{LexOrdering, PhysicalSortExpr};
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
 use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMergeExec;
-use datafusion::physical_plan::{ExecutionPlan, execute_stream};
+use datafusion::physical_plan::{ExecutionPlan, collect, execute_stream};
 use futures::StreamExt;
 use lambdalake_data::bounds::{ColumnBounds, bounds_of, widen};
 use lambdalake_data::disk::Disk;
 use lambdalake_data::parquet_files::ParquetFile;
 use lambdalake_data::publication::StatesFile;
-use lambdalake_data::scan::{ScanFile, parquet_scan};
+use lambdalake_data::scan::{ParquetScan, ScanFile};
 use lambdalake_data::through::ThroughExec;
-use lambdalake_views::View;
+use lambdalake_views::{UniqueKeys, View};
 
 use crate::audit::{Audit, audit};
 use crate::error::BatchError;
@@ -54,6 +55,8 @@ pub struct Progress {
 #[derive(Debug)]
 pub struct RecomputeOutput {
     pub files: Vec<StatesFile>,
+    /// Every row of the files is a key's only one, and has its finished aggregates beside it.
+    pub has_finished: bool,
     pub audit: Audit,
 }
 
@@ -71,19 +74,14 @@ pub async fn run(
         .iter()
         .map(|field| job.schema.index_of(field.name()))
         .collect::<Result<Vec<_>, _>>()?;
-    let scan = parquet_scan(
-        &job.master,
-        &job.schema,
-        Some(&indices),
-        None,
-        None,
-        partitions,
-    )?;
+    let scan = ParquetScan::of(&job.master, &job.schema, partitions)
+        .columns(Some(&indices))
+        .plan()?;
     let counted = Arc::new(counted(scan, Arc::clone(progress)));
     let counted = lambdalake_data::scan::cast_to(counted, &input)?;
     let states = job.view.combine(job.view.map(counted)?)?;
     let sorted = sorted_by_key(states, job.view.key_columns())?;
-    let files = write_states(job, disk, sorted, task, progress).await?;
+    let (files, has_finished) = write_states(job, disk, sorted, task, progress).await?;
     let new: Vec<ScanFile> = files.iter().map(ScanFile::of_states).collect();
     let audit = match &job.previous {
         Some(previous) => match audit(&job.view, previous, &new, task).await {
@@ -98,7 +96,11 @@ pub async fn run(
         },
         None => Audit::NothingToCompare,
     };
-    Ok(RecomputeOutput { files, audit })
+    Ok(RecomputeOutput {
+        files,
+        has_finished,
+        audit,
+    })
 }
 
 /// Counts the events read, and ends the run once it is cancelled.
@@ -138,27 +140,65 @@ pub(crate) fn sorted_by_key(
     )))
 }
 
+/// Also tells whether finished aggregates are beside the states.
 async fn write_states(
     job: &RecomputeJob,
     disk: &Arc<Disk>,
     plan: Arc<dyn ExecutionPlan>,
     task: &Arc<TaskContext>,
     progress: &Arc<Progress>,
-) -> Result<Vec<StatesFile>, BatchError> {
+) -> Result<(Vec<StatesFile>, bool), BatchError> {
+    let view = &job.view;
     let mut stream = execute_stream(plan, Arc::clone(task))?;
-    let mut writer = StatesWriter::new(
-        disk,
-        &job.output_folder,
-        &job.run_id,
-        job.view.states_schema(),
-    );
-    while let Some(batch) = stream.next().await {
-        if progress.cancelled.load(Ordering::Relaxed) {
-            return Err(BatchError::Cancelled);
+    let Some(finished) = view.finished() else {
+        let mut writer =
+            StatesWriter::new(disk, &job.output_folder, &job.run_id, view.states_schema());
+        while let Some(batch) = next_states(&mut stream, progress).await? {
+            writer.write(&batch)?;
         }
-        writer.write(&batch?)?;
+        return Ok((writer.finish()?, false));
+    };
+    let schema = finished.stored_schema();
+    let mut writer = StatesWriter::new(disk, &job.output_folder, &job.run_id, schema);
+    let mut keys = UniqueKeys::of(view.key_columns());
+    let mut has_finished = true;
+    while let Some(states) = next_states(&mut stream, progress).await? {
+        keys.see(&states)?;
+        has_finished &= keys.are_unique();
+        let rows = match has_finished && finished.has_values() {
+            true => Some(finish(view, &states, task).await?),
+            false => None,
+        };
+        let (rows, has_values) = finished.stored_rows(&states, rows.as_ref())?;
+        has_finished &= has_values;
+        writer.write(&rows)?;
     }
-    writer.finish()
+    Ok((writer.finish()?, has_finished))
+}
+
+async fn next_states(
+    stream: &mut SendableRecordBatchStream,
+    progress: &Progress,
+) -> Result<Option<RecordBatch>, BatchError> {
+    if progress.cancelled.load(Ordering::Relaxed) {
+        return Err(BatchError::Cancelled);
+    }
+    Ok(stream.next().await.transpose()?)
+}
+
+/// Finished rows of these states alone.
+async fn finish(
+    view: &View,
+    states: &RecordBatch,
+    task: &Arc<TaskContext>,
+) -> Result<RecordBatch, BatchError> {
+    let schema = view.states_schema();
+    let states = states.clone().with_schema(Arc::clone(&schema))?;
+    let states = MemorySourceConfig::try_new_exec(&[vec![states]], schema, None)?;
+    let plan = view.finish(states)?;
+    let schema = plan.schema();
+    let batches = collect(plan, Arc::clone(task)).await?;
+    Ok(concat_batches(&schema, &batches)?)
 }
 
 /// Writes states into one or more shared files with unique names.

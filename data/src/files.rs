@@ -9,8 +9,10 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+
+use rustix::buffer::spare_capacity;
+use rustix::io::{Errno, pread};
 
 /// A file open for appending.
 pub trait OpenFile: Send {
@@ -133,8 +135,19 @@ impl Files for RealFiles {
     }
 
     fn read_at(&self, path: &Path, range: Range<u64>) -> io::Result<Vec<u8>> {
-        let mut bytes = vec![0; (range.end - range.start) as usize];
-        File::open(self.at(path))?.read_exact_at(&mut bytes, range.start)?;
+        let file = File::open(self.at(path))?;
+        let wanted = (range.end - range.start) as usize;
+        // Into memory that is not cleared first, which would cost as much as the read.
+        let mut bytes = Vec::with_capacity(wanted);
+        while bytes.len() < wanted {
+            let at = range.start + bytes.len() as u64;
+            match pread(&file, spare_capacity(&mut bytes), at) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        bytes.truncate(wanted);
         Ok(bytes)
     }
 

@@ -66,6 +66,10 @@ pub struct ViewVersion {
     pub number: u64,
     pub cut: Cut,
     pub files: Vec<StatesFile>,
+    /// Layout of the finished aggregates that the files hold beside the states, in one row for
+    /// each key; `None` if they hold states only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finished_layout: Option<u32>,
     pub created_at_micros: i64,
     pub run_id: String,
 }

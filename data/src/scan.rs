@@ -8,9 +8,13 @@ use std::sync::Arc;
 use arrow::datatypes::SchemaRef;
 use datafusion::common::ScalarValue;
 use datafusion::datasource::listing::PartitionedFile;
-use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource};
+use datafusion::datasource::physical_plan::parquet::CachedParquetFileReaderFactory;
+use datafusion::datasource::physical_plan::{
+    FileGroup, FileScanConfigBuilder, ParquetFileReaderFactory, ParquetSource,
+};
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::execution::object_store::ObjectStoreUrl;
+use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::logical_expr::Operator;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::{BinaryExpr, CastExpr, Column, Literal};
@@ -61,7 +65,7 @@ impl ScanFile {
         }
     }
 
-    pub(crate) fn bounds_of(&self, column: &str) -> Option<&ColumnBounds> {
+    pub fn bounds_of(&self, column: &str) -> Option<&ColumnBounds> {
         self.bounds.iter().find(|bounds| bounds.column == column)
     }
 }
@@ -74,36 +78,95 @@ pub struct ScanPredicate {
     pub filters_rows: bool,
 }
 
-/// Reads `files` in `partitions` streams. `projection` indexes `schema`; a column that a
-/// file lacks reads as null. Without files the plan is empty.
-pub fn parquet_scan(
-    files: &[ScanFile],
-    schema: &SchemaRef,
-    projection: Option<&[usize]>,
+/// A plan that reads Parquet files.
+pub struct ParquetScan<'a> {
+    files: &'a [ScanFile],
+    schema: &'a SchemaRef,
+    partitions: usize,
+    projection: Option<&'a [usize]>,
     predicate: Option<ScanPredicate>,
     limit: Option<usize>,
-    partitions: usize,
-) -> Result<Arc<dyn ExecutionPlan>> {
-    if files.is_empty() {
-        let schema = match projection {
-            Some(indices) => Arc::new(schema.project(indices)?),
-            None => Arc::clone(schema),
-        };
-        return Ok(Arc::new(EmptyExec::new(schema)));
+    readers: Option<Arc<dyn ParquetFileReaderFactory>>,
+}
+
+impl<'a> ParquetScan<'a> {
+    /// Reads all of `files` in `partitions` streams. A column of `schema` that a file lacks reads
+    /// as null.
+    pub fn of(files: &'a [ScanFile], schema: &'a SchemaRef, partitions: usize) -> Self {
+        Self {
+            files,
+            schema,
+            partitions,
+            projection: None,
+            predicate: None,
+            limit: None,
+            readers: None,
+        }
     }
-    let mut source = ParquetSource::new(Arc::clone(schema))
-        .with_enable_page_index(true)
-        // Without a predicate of its own a scan may still get one from a TopK above it.
-        .with_pushdown_filters(predicate.as_ref().is_none_or(|it| it.filters_rows));
-    if let Some(predicate) = predicate {
-        source = source.with_predicate(predicate.predicate);
+
+    /// Only these columns of the schema, in this order; `None` for all.
+    pub fn columns(mut self, projection: Option<&'a [usize]>) -> Self {
+        self.projection = projection;
+        self
     }
-    let config = FileScanConfigBuilder::new(ObjectStoreUrl::parse(STORE_URL)?, Arc::new(source))
-        .with_file_groups(spread(files, schema, partitions))
-        .with_projection_indices(projection.map(<[usize]>::to_vec))?
-        .with_limit(limit)
-        .build();
-    Ok(DataSourceExec::from_data_source(config))
+
+    pub fn matching(mut self, predicate: Option<ScanPredicate>) -> Self {
+        self.predicate = predicate;
+        self
+    }
+
+    /// So many rows are enough.
+    pub fn limit(mut self, limit: Option<usize>) -> Self {
+        self.limit = limit;
+        self
+    }
+
+    /// Opens files by these; see [`cached_readers`]. Otherwise each scan reads each footer.
+    pub fn readers(mut self, readers: &Arc<dyn ParquetFileReaderFactory>) -> Self {
+        self.readers = Some(Arc::clone(readers));
+        self
+    }
+
+    /// Without files the plan is empty.
+    pub fn plan(self) -> Result<Arc<dyn ExecutionPlan>> {
+        if self.files.is_empty() {
+            let schema = match self.projection {
+                Some(indices) => Arc::new(self.schema.project(indices)?),
+                None => Arc::clone(self.schema),
+            };
+            return Ok(Arc::new(EmptyExec::new(schema)));
+        }
+        let filters_rows = self.predicate.as_ref().is_none_or(|it| it.filters_rows);
+        let mut source = ParquetSource::new(Arc::clone(self.schema))
+            .with_enable_page_index(true)
+            // Without a predicate of its own a scan may still get one from a TopK above it.
+            .with_pushdown_filters(filters_rows);
+        if let Some(predicate) = self.predicate {
+            source = source.with_predicate(predicate.predicate);
+        }
+        if let Some(readers) = self.readers {
+            source = source.with_parquet_file_reader_factory(readers);
+        }
+        let store = ObjectStoreUrl::parse(STORE_URL)?;
+        let config = FileScanConfigBuilder::new(store, Arc::new(source))
+            .with_file_groups(spread(self.files, self.schema, self.partitions))
+            .with_projection_indices(self.projection.map(<[usize]>::to_vec))?
+            .with_limit(self.limit)
+            .build();
+        Ok(DataSourceExec::from_data_source(config))
+    }
+}
+
+/// Opens files of the engine's store, and keeps their footers in the environment's cache. Files
+/// never change, so what is kept stays right.
+pub fn cached_readers(
+    env: &RuntimeEnv,
+) -> datafusion::error::Result<Arc<dyn ParquetFileReaderFactory>> {
+    let store = env.object_store(ObjectStoreUrl::parse(STORE_URL)?)?;
+    let footers = env.cache_manager.get_file_metadata_cache();
+    Ok(Arc::new(CachedParquetFileReaderFactory::new(
+        store, footers,
+    )))
 }
 
 /// Puts each file into the group that has the fewest bytes so far.

@@ -27,6 +27,8 @@ pub mod snapshot;
 pub mod statement;
 pub mod system;
 mod tables;
+mod touched;
+mod view_table;
 
 pub use engine::{Engine, EngineError, ErrorKind};
 pub use http::server::serve;

@@ -40,7 +40,8 @@ use crate::running::RunningQueries;
 use crate::scan_stats;
 use crate::snapshot::Snapshot;
 use crate::system::{self, Source, System};
-use crate::tables::{FinishedTable, StreamTable};
+use crate::tables::StreamTable;
+use crate::view_table::FinishedTable;
 
 const CATALOG: &str = "lambdalake";
 const SCHEMA: &str = system::PUBLIC;
@@ -73,6 +74,10 @@ impl ObjectStoreRegistry for OnlyDataRoot {
     }
 }
 
+/// Footers of Parquet files that are kept for the next query, least recently used ones going first.
+/// A file of ten columns and two row groups takes some 30 KB.
+const FOOTERS_BYTES: usize = 32 << 20;
+
 /// A runtime environment with a finite pool, spilling into `spill`, reading only the data
 /// root. Queries, batch and speed each have their own.
 pub fn runtime_env(
@@ -84,6 +89,7 @@ pub fn runtime_env(
     RuntimeEnvBuilder::new()
         .with_memory_pool(Arc::new(FairSpillPool::new(memory_bytes)))
         .with_temp_file_path(spill)
+        .with_metadata_cache_limit(FOOTERS_BYTES)
         .with_object_store_registry(Arc::new(OnlyDataRoot(store)))
         .build_arc()
 }

@@ -13,7 +13,7 @@ use lambdalake_batch::job::StatesWriter;
 use lambdalake_data::delta::DeltaMirror;
 use lambdalake_data::master::write_part;
 use lambdalake_data::publication::{MasterFile, StoredPane};
-use lambdalake_data::scan::parquet_scan;
+use lambdalake_data::scan::ParquetScan;
 use lambdalake_data::schema::StreamDefinition;
 use lambdalake_data::tail::TailPart;
 use lambdalake_data::{Cut, CutRange, DataError};
@@ -331,7 +331,7 @@ impl Engine {
             .flat_map(|pane| scan_files(&pane.files))
             .collect();
         let schema = view.view.states_schema();
-        let scan = parquet_scan(&files, &schema, None, None, None, 1)?;
+        let scan = ParquetScan::of(&files, &schema, 1).plan()?;
         let stored = self
             .compute
             .block_on(datafusion::physical_plan::collect(scan, self.mapper.task()))?;

@@ -12,7 +12,7 @@ use lambdalake_data::publication::ViewVersion;
 use lambdalake_data::scan::ScanFile;
 use lambdalake_serving::engine::{EngineError, ErrorKind};
 use lambdalake_serving::snapshot::ViewSnapshot;
-use lambdalake_views::PLANNING_STACK_BYTES;
+use lambdalake_views::{FINISHED_LAYOUT, PLANNING_STACK_BYTES};
 use tokio::sync::watch;
 
 use super::damage::{Damage, Found};
@@ -257,6 +257,7 @@ impl Engine {
                 number,
                 cut,
                 files: output.files,
+                finished_layout: output.has_finished.then_some(FINISHED_LAYOUT),
                 created_at_micros: now,
                 run_id: run_id.to_owned(),
             });

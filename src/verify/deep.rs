@@ -21,7 +21,7 @@ use datafusion::prelude::SessionContext;
 use lambdalake_batch::audit::compare;
 use lambdalake_data::cut::gaps;
 use lambdalake_data::publication::{StreamState, ViewState};
-use lambdalake_data::scan::{ScanFile, cast_to, in_range, parquet_scan};
+use lambdalake_data::scan::{ParquetScan, ScanFile, cast_to, in_range};
 use lambdalake_data::schema::adapt;
 use lambdalake_data::{CutRange, Disk};
 use lambdalake_serving::query::{runtime_env, session_config};
@@ -146,14 +146,7 @@ impl Whole<'_> {
         let mut inputs = Vec::new();
         let files: Vec<_> = states_files(self.state).cloned().collect();
         let states = self.view.states_schema();
-        inputs.push(parquet_scan(
-            &scan_files(&files),
-            &states,
-            None,
-            None,
-            None,
-            self.partitions,
-        )?);
+        inputs.push(ParquetScan::of(&scan_files(&files), &states, self.partitions).plan()?);
         let from = self.state.batch_cut(self.stream.definition.shards);
         let flushed = CutRange::new(from, self.stream.cut.clone());
         let panes: Vec<_> = self.state.panes.iter().map(|p| p.range.clone()).collect();
@@ -179,14 +172,10 @@ impl Whole<'_> {
             .map(|range| in_range(&self.schema, range))
             .transpose()?;
         let indices = self.indices()?;
-        let scan = parquet_scan(
-            &files,
-            &self.schema,
-            Some(&indices),
-            predicate,
-            None,
-            self.partitions,
-        )?;
+        let scan = ParquetScan::of(&files, &self.schema, self.partitions)
+            .columns(Some(&indices))
+            .matching(predicate)
+            .plan()?;
         Ok(cast_to(scan, &self.view.input_schema())?)
     }
 

@@ -12,6 +12,7 @@ mod damage;
 mod docs;
 mod equivalence;
 mod failed_workers;
+mod finished_rows;
 mod health;
 mod idempotency;
 mod insert;

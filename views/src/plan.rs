@@ -14,10 +14,11 @@ use datafusion::physical_plan::repartition::RepartitionExec;
 use datafusion::physical_plan::union::UnionExec;
 use datafusion::physical_plan::{ExecutionPlan, Partitioning};
 
-use crate::ViewError;
+use crate::finished::Finished;
 use crate::input::InputExec;
 use crate::relabel::RelabelExec;
 use crate::session::complete;
+use crate::{AggregateInfo, ViewError};
 
 /// The three steps of one aggregate, as templates.
 #[derive(Debug)]
@@ -78,6 +79,20 @@ impl Steps {
             key_columns,
             has_grouping_sets,
         })
+    }
+
+    /// See [`crate::View::finished`].
+    pub(crate) fn finished(&self, infos: &[AggregateInfo]) -> Result<Option<Finished>> {
+        if self.key_columns == 0 || self.has_grouping_sets {
+            return Ok(None);
+        }
+        Finished::plan(
+            aggregate_of(&self.partial)?.aggr_expr(),
+            infos,
+            &self.states_schema,
+            &self.aggregate_schema,
+            self.key_columns,
+        )
     }
 
     pub(crate) fn map(&self, input: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {

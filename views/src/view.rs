@@ -14,6 +14,7 @@ use datafusion::sql::sqlparser::ast;
 use sha2::{Digest, Sha256};
 
 use crate::aggregates::{call_of, check_storable, describe};
+use crate::finished::Finished;
 use crate::fold::fold_constants;
 use crate::input::StreamTable;
 use crate::plan::{Steps, check_columns};
@@ -40,6 +41,7 @@ pub struct View {
     aggregates: Vec<AggregateInfo>,
     judges: Vec<Judge>,
     hidden: Vec<HiddenKind>,
+    finished: Option<Finished>,
 }
 
 impl View {
@@ -81,6 +83,7 @@ impl View {
         let scaled = with_scales(&found, &aggregates, &state)?;
         let steps = Steps::plan(&scaled.aggregate, &state).map_err(not_planned)?;
         check_storable(&steps.states_schema)?;
+        let finished = steps.finished(&aggregates).map_err(not_planned)?;
         let input_schema = input_schema(&steps.leaf_schema, &stream_schema);
         let output_schema = output_schema(&analysed)?;
         let definition_hash = definition_hash(&canonical_sql, &input_schema, &aggregates);
@@ -96,6 +99,7 @@ impl View {
             aggregates,
             judges: scaled.judges,
             hidden: scaled.hidden,
+            finished,
         })
     }
 
@@ -183,6 +187,12 @@ impl View {
     ) -> Result<Arc<dyn ExecutionPlan>, ViewError> {
         check_columns("finish", &self.steps.states_schema, &states.schema())?;
         Ok(self.steps.finish(states)?)
+    }
+
+    /// How finished aggregates are stored beside the states of a group; `None` if that is no use:
+    /// there are no keys, or grouping sets, or values as long as the data.
+    pub fn finished(&self) -> Option<&Finished> {
+        self.finished.as_ref()
     }
 
     /// A filter over finished rows (columns by the names of [`View::aggregate_schema`], any

@@ -4,6 +4,8 @@
 mod audit;
 #[path = "it/equivalence.rs"]
 mod equivalence;
+#[path = "it/finished.rs"]
+mod finished;
 #[path = "it/plans.rs"]
 mod plans;
 #[path = "it/random.rs"]
