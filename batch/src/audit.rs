@@ -1,7 +1,8 @@
 //! The audit: recomputed states against the older version and the panes, before publication.
 //!
 //! Both sides are finished, sorted by key, and walked side by side in windows of keys, so the
-//! audit needs memory for a window, not for the view. Exact aggregates must agree bitwise,
+//! audit needs memory for a window, not for the view. The older side is finished from its states
+//! while the new version is written; the new side is read from the finished rows in its files. Exact aggregates must agree bitwise,
 //! floats within an error of their scale, sketches by their own rules; see
 //! [`lambdalake_views::differences`].
 
@@ -51,22 +52,39 @@ impl Audit {
     }
 }
 
-/// Compares two sets of states files of one view.
-pub async fn audit(
-    view: &Arc<View>,
-    previous: &[ScanFile],
-    new: &[ScanFile],
-    task: &Arc<TaskContext>,
-) -> Result<Audit, BatchError> {
-    let partitions = task.session_config().target_partitions();
-    let states = view.states_schema();
-    let scan = |files| ParquetScan::of(files, &states, partitions).plan();
-    let found = compare(view, scan(previous)?, scan(new)?, task).await?;
-    Ok(if found.is_empty() {
-        Audit::Equal
-    } else {
-        Audit::Differences(found)
-    })
+/// An audit whose older side is already being finished.
+pub struct Auditor {
+    view: Arc<View>,
+    previous: Side,
+    task: Arc<TaskContext>,
+}
+
+impl Auditor {
+    /// Begins to read and finish the states of these files.
+    pub fn begin(
+        view: &Arc<View>,
+        previous: &[ScanFile],
+        task: &Arc<TaskContext>,
+    ) -> Result<Self, BatchError> {
+        let partitions = task.session_config().target_partitions();
+        let states = ParquetScan::of(previous, &view.states_schema(), partitions).plan()?;
+        Ok(Self {
+            view: Arc::clone(view),
+            previous: Side::open(view, view.finish(states)?, task)?,
+            task: Arc::clone(task),
+        })
+    }
+
+    /// Compares with the finished rows of the new version.
+    pub async fn compare(self, new: Arc<dyn ExecutionPlan>) -> Result<Audit, BatchError> {
+        let new = Side::open(&self.view, new, &self.task)?;
+        let found = walk(&self.view, self.previous, new).await?;
+        Ok(if found.is_empty() {
+            Audit::Equal
+        } else {
+            Audit::Differences(found)
+        })
+    }
 }
 
 /// Finishes two sets of states of one view and compares them key by key; returns at most
@@ -77,8 +95,24 @@ pub async fn compare(
     right: Arc<dyn ExecutionPlan>,
     task: &Arc<TaskContext>,
 ) -> Result<Vec<Difference>, BatchError> {
-    let mut left = Side::open(view, left, task)?;
-    let mut right = Side::open(view, right, task)?;
+    compare_finished(view, view.finish(left)?, view.finish(right)?, task).await
+}
+
+/// The same of rows that are finished.
+pub async fn compare_finished(
+    view: &Arc<View>,
+    left: Arc<dyn ExecutionPlan>,
+    right: Arc<dyn ExecutionPlan>,
+    task: &Arc<TaskContext>,
+) -> Result<Vec<Difference>, BatchError> {
+    let (left, right) = (
+        Side::open(view, left, task)?,
+        Side::open(view, right, task)?,
+    );
+    walk(view, left, right).await
+}
+
+async fn walk(view: &View, mut left: Side, mut right: Side) -> Result<Vec<Difference>, BatchError> {
     let mut found = Vec::new();
     while found.len() < REPORTED {
         futures::try_join!(left.fill(), right.fill())?;
@@ -108,11 +142,11 @@ struct Side {
 impl Side {
     fn open(
         view: &Arc<View>,
-        states: Arc<dyn ExecutionPlan>,
+        finished: Arc<dyn ExecutionPlan>,
         task: &Arc<TaskContext>,
     ) -> Result<Self, BatchError> {
         let keys = view.key_columns();
-        let plan = sorted_by_key(view.finish(states)?, keys)?;
+        let plan = sorted_by_key(finished, keys)?;
         let schema = plan.schema();
         let fields = schema.fields().iter().take(keys);
         let sort = fields

@@ -12,6 +12,7 @@ use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_expr::{LexOrdering, PhysicalSortExpr};
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
+use datafusion::physical_plan::common::spawn_buffered;
 use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMergeExec;
 use datafusion::physical_plan::{ExecutionPlan, collect, execute_stream};
@@ -22,13 +23,16 @@ use lambdalake_data::parquet_files::ParquetFile;
 use lambdalake_data::publication::StatesFile;
 use lambdalake_data::scan::{ParquetScan, ScanFile};
 use lambdalake_data::through::ThroughExec;
-use lambdalake_views::{UniqueKeys, View};
+use lambdalake_views::{Finished, UniqueKeys, View};
 
-use crate::audit::{Audit, audit};
+use crate::audit::{Audit, Auditor};
 use crate::error::BatchError;
 
 /// A states file is closed beyond this many bytes in memory and another begun.
 const STATES_FILE_BYTES: usize = 256 << 20;
+
+/// Batches of states that are merged ahead of the writer.
+const BUFFERED_BATCHES: usize = 2;
 
 /// What to do. Everything in it is immutable, so a run can be repeated.
 pub struct RecomputeJob {
@@ -81,10 +85,19 @@ pub async fn run(
     let counted = lambdalake_data::scan::cast_to(counted, &input)?;
     let states = job.view.combine(job.view.map(counted)?)?;
     let sorted = sorted_by_key(states, job.view.key_columns())?;
-    let (files, has_finished) = write_states(job, disk, sorted, task, progress).await?;
-    let new: Vec<ScanFile> = files.iter().map(ScanFile::of_states).collect();
-    let audit = match &job.previous {
-        Some(previous) => match audit(&job.view, previous, &new, task).await {
+    let schema = sorted.schema();
+    let states = execute_stream(sorted, Arc::clone(task))?;
+    // Merging the sorted states and writing them go on at the same time.
+    let mut states = spawn_buffered(states, BUFFERED_BATCHES);
+    let first = next_states(&mut states, progress).await?;
+    // Every event is mapped: there is a core for the older side of the audit.
+    let previous = job.previous.as_deref();
+    let begin = |previous: &[ScanFile]| Auditor::begin(&job.view, previous, task);
+    let auditor = previous.map(begin).transpose()?;
+    let first = first.unwrap_or_else(|| RecordBatch::new_empty(schema));
+    let (files, has_finished) = write_states(job, disk, first, states, task, progress).await?;
+    let audit = match auditor {
+        Some(auditor) => match audited(job, auditor, &files, has_finished, task).await {
             Ok(audit) => audit,
             Err(error) => {
                 // Nobody names them, and the same run may be tried again.
@@ -101,6 +114,32 @@ pub async fn run(
         has_finished,
         audit,
     })
+}
+
+/// Compares with the finished rows in the new files, or with what their states give.
+async fn audited(
+    job: &RecomputeJob,
+    auditor: Auditor,
+    files: &[StatesFile],
+    has_finished: bool,
+    task: &Arc<TaskContext>,
+) -> Result<Audit, BatchError> {
+    let partitions = task.session_config().target_partitions();
+    let files: Vec<ScanFile> = files.iter().map(ScanFile::of_states).collect();
+    let new = match job.view.finished().filter(|_| has_finished) {
+        Some(finished) => {
+            let columns: Vec<usize> = (0..finished.places().len()).collect();
+            let stored = ParquetScan::of(&files, &finished.stored_schema(), partitions)
+                .columns(Some(finished.places()))
+                .plan()?;
+            finished.finished_rows(stored, &columns)?
+        }
+        None => {
+            let states = ParquetScan::of(&files, &job.view.states_schema(), partitions).plan()?;
+            job.view.finish(states)?
+        }
+    };
+    auditor.compare(new).await
 }
 
 /// Counts the events read, and ends the run once it is cancelled.
@@ -140,38 +179,38 @@ pub(crate) fn sorted_by_key(
     )))
 }
 
-/// Also tells whether finished aggregates are beside the states.
+/// Writes `first` and the states after it. Also tells whether finished aggregates are beside them.
 async fn write_states(
     job: &RecomputeJob,
     disk: &Arc<Disk>,
-    plan: Arc<dyn ExecutionPlan>,
+    first: RecordBatch,
+    mut rest: SendableRecordBatchStream,
     task: &Arc<TaskContext>,
     progress: &Arc<Progress>,
 ) -> Result<(Vec<StatesFile>, bool), BatchError> {
     let view = &job.view;
-    let mut stream = execute_stream(plan, Arc::clone(task))?;
-    let Some(finished) = view.finished() else {
-        let mut writer =
-            StatesWriter::new(disk, &job.output_folder, &job.run_id, view.states_schema());
-        while let Some(batch) = next_states(&mut stream, progress).await? {
-            writer.write(&batch)?;
-        }
-        return Ok((writer.finish()?, false));
-    };
-    let schema = finished.stored_schema();
+    let finished = view.finished();
+    let schema = finished.map_or_else(|| view.states_schema(), Finished::stored_schema);
     let mut writer = StatesWriter::new(disk, &job.output_folder, &job.run_id, schema);
     let mut keys = UniqueKeys::of(view.key_columns());
-    let mut has_finished = true;
-    while let Some(states) = next_states(&mut stream, progress).await? {
-        keys.see(&states)?;
-        has_finished &= keys.are_unique();
-        let rows = match has_finished && finished.has_values() {
-            true => Some(finish(view, &states, task).await?),
-            false => None,
-        };
-        let (rows, has_values) = finished.stored_rows(&states, rows.as_ref())?;
-        has_finished &= has_values;
-        writer.write(&rows)?;
+    let mut has_finished = finished.is_some();
+    let mut next = Some(first);
+    while let Some(states) = next {
+        match finished {
+            Some(finished) => {
+                keys.see(&states)?;
+                has_finished &= keys.are_unique();
+                let rows = match has_finished && finished.has_values() {
+                    true => Some(finish(view, &states, task).await?),
+                    false => None,
+                };
+                let (rows, has_values) = finished.stored_rows(&states, rows.as_ref())?;
+                has_finished &= has_values;
+                writer.write(&rows)?;
+            }
+            None => writer.write(&states)?,
+        }
+        next = next_states(&mut rest, progress).await?;
     }
     Ok((writer.finish()?, has_finished))
 }
@@ -260,12 +299,12 @@ impl<'a> StatesWriter<'a> {
 
     fn close(&mut self) -> Result<(), BatchError> {
         if let Some(open) = self.open.take() {
-            let (bytes, crc32c) = open.file.publish()?;
+            let published = open.file.publish()?;
             self.done.push(StatesFile {
                 path: open.path,
                 rows: open.rows,
-                bytes,
-                crc32c,
+                bytes: published.bytes,
+                crc32c: published.crc32c,
                 bounds: open.bounds,
             });
         }

@@ -9,6 +9,7 @@ mod checked;
 pub mod clock;
 pub mod cut;
 pub mod delta;
+pub mod dictionaries;
 pub mod digest;
 pub mod disk;
 pub mod error;

@@ -55,17 +55,18 @@ pub fn write_part(
         );
         written.write(&sorted)?;
     }
-    let (bytes, crc32c) = written.publish()?;
+    let written = written.publish()?;
     let range: CutRange = part.range();
     Ok(Some(MasterFile {
         path: name,
         rows: range.events(),
         range,
-        bytes,
-        crc32c,
+        bytes: written.bytes,
+        crc32c: written.crc32c,
         schema_id: definition.schema_id,
         version,
         bounds,
+        dictionaries: written.dictionaries,
     }))
 }
 
@@ -96,13 +97,14 @@ pub fn rewrite_file(
     for batch in batches {
         written.write(&batch?)?;
     }
-    let (bytes, crc32c) = written.publish()?;
+    let written = written.publish()?;
     Ok(MasterFile {
         path: name,
-        bytes,
-        crc32c,
+        bytes: written.bytes,
+        crc32c: written.crc32c,
         schema_id: definition.schema_id,
         version,
+        dictionaries: written.dictionaries,
         ..file.clone()
     })
 }

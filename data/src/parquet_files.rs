@@ -13,6 +13,7 @@ use parquet::arrow::{ArrowSchemaConverter, ArrowWriter};
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 
+use crate::dictionaries::with_dictionary;
 use crate::disk::{Disk, StagedFile};
 use crate::error::{DataError, Result};
 
@@ -53,16 +54,29 @@ impl ParquetFile {
         self.writer.bytes_written() + self.writer.in_progress_size()
     }
 
-    /// Ends the file and publishes it; returns its length in bytes and its CRC-32C.
-    pub fn publish(mut self) -> Result<(u64, u32)> {
+    /// Ends the file and publishes it.
+    pub fn publish(mut self) -> Result<Published> {
         // Not `into_inner`, which makes a text of the reason why a write failed.
-        self.writer.finish()?;
+        let footer = self.writer.finish()?;
+        let dictionaries = with_dictionary(&footer)?;
         let staged = self.writer.inner_mut();
         if let Some(file) = staged.staged.take() {
             file.publish()?;
         }
-        Ok((staged.bytes, staged.crc32c))
+        Ok(Published {
+            bytes: staged.bytes,
+            crc32c: staged.crc32c,
+            dictionaries,
+        })
     }
+}
+
+/// A file that is whole and durable.
+pub struct Published {
+    pub bytes: u64,
+    pub crc32c: u32,
+    /// Columns of text that can be read as dictionaries.
+    pub dictionaries: Vec<String>,
 }
 
 /// Adapts a staged file to [`Write`].

@@ -38,6 +38,9 @@ pub struct MasterFile {
     /// Of its time columns; empty in entries of older versions.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub bounds: Vec<ColumnBounds>,
+    /// Columns of text that can be read as dictionaries; empty in entries of older versions.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dictionaries: Vec<String>,
 }
 
 /// A Parquet file of view states.

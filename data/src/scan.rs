@@ -24,6 +24,7 @@ use datafusion::physical_plan::projection::ProjectionExec;
 
 use crate::bounds::{ColumnBounds, offset_bounds, statistics};
 use crate::cut::CutRange;
+use crate::dictionaries::{DictionaryReaders, as_dictionaries};
 use crate::error::Result;
 use crate::publication::{MasterFile, StatesFile};
 use crate::schema::{OFFSET, SHARD};
@@ -87,6 +88,7 @@ pub struct ParquetScan<'a> {
     predicate: Option<ScanPredicate>,
     limit: Option<usize>,
     readers: Option<Arc<dyn ParquetFileReaderFactory>>,
+    dictionaries: &'a [&'a str],
 }
 
 impl<'a> ParquetScan<'a> {
@@ -101,6 +103,7 @@ impl<'a> ParquetScan<'a> {
             predicate: None,
             limit: None,
             readers: None,
+            dictionaries: &[],
         }
     }
 
@@ -127,29 +130,47 @@ impl<'a> ParquetScan<'a> {
         self
     }
 
+    /// Gives these columns of text as dictionaries. All files must be able to; needs
+    /// [`Self::readers`].
+    pub fn dictionaries(mut self, columns: &'a [&'a str]) -> Self {
+        self.dictionaries = columns;
+        self
+    }
+
     /// Without files the plan is empty.
     pub fn plan(self) -> Result<Arc<dyn ExecutionPlan>> {
+        let schema = match self.dictionaries {
+            [] => Arc::clone(self.schema),
+            columns => Arc::new(as_dictionaries(self.schema, columns)),
+        };
         if self.files.is_empty() {
             let schema = match self.projection {
-                Some(indices) => Arc::new(self.schema.project(indices)?),
-                None => Arc::clone(self.schema),
+                Some(indices) => Arc::new(schema.project(indices)?),
+                None => schema,
             };
             return Ok(Arc::new(EmptyExec::new(schema)));
         }
         let filters_rows = self.predicate.as_ref().is_none_or(|it| it.filters_rows);
-        let mut source = ParquetSource::new(Arc::clone(self.schema))
+        let mut source = ParquetSource::new(Arc::clone(&schema))
             .with_enable_page_index(true)
             // Without a predicate of its own a scan may still get one from a TopK above it.
             .with_pushdown_filters(filters_rows);
         if let Some(predicate) = self.predicate {
             source = source.with_predicate(predicate.predicate);
         }
-        if let Some(readers) = self.readers {
+        if let Some(mut readers) = self.readers {
+            if !self.dictionaries.is_empty() {
+                let columns = self.dictionaries.iter().map(|&name| name.to_owned());
+                readers = Arc::new(DictionaryReaders {
+                    readers,
+                    columns: columns.collect(),
+                });
+            }
             source = source.with_parquet_file_reader_factory(readers);
         }
         let store = ObjectStoreUrl::parse(STORE_URL)?;
         let config = FileScanConfigBuilder::new(store, Arc::new(source))
-            .with_file_groups(spread(self.files, self.schema, self.partitions))
+            .with_file_groups(spread(self.files, &schema, self.partitions))
             .with_projection_indices(self.projection.map(<[usize]>::to_vec))?
             .with_limit(self.limit)
             .build();

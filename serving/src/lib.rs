@@ -20,6 +20,7 @@ mod insert;
 pub mod limits;
 pub mod metrics;
 pub mod params;
+mod per_value;
 pub mod query;
 mod running;
 mod scan_stats;
@@ -27,6 +28,7 @@ pub mod snapshot;
 pub mod statement;
 pub mod system;
 mod tables;
+mod text_filters;
 mod touched;
 mod view_table;
 

@@ -19,16 +19,18 @@ use datafusion::datasource::physical_plan::ParquetFileReaderFactory;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
 use datafusion::physical_expr::utils::collect_columns;
-use datafusion::physical_expr::{PhysicalExpr, conjunction};
+use datafusion::physical_expr::{PhysicalExpr, conjunction, conjunction_opt};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::union::UnionExec;
 use lambdalake_data::bounds::may_match;
+use lambdalake_data::dictionaries::as_dictionaries;
 use lambdalake_data::scan::{ParquetScan, ScanFile, ScanPredicate, cached_readers};
 use lambdalake_data::schema::adapt;
 use lambdalake_data::through::ThroughExec;
 
 use crate::engine::{Layer, QueryStats};
 use crate::snapshot::StreamSnapshot;
+use crate::text_filters::{TextFilters, column_of};
 
 pub(crate) fn external(error: impl std::error::Error + Send + Sync + 'static) -> DataFusionError {
     DataFusionError::External(Box::new(error))
@@ -53,6 +55,8 @@ pub(crate) struct Reader<'a> {
     pub predicate: Option<Arc<dyn PhysicalExpr>>,
     pub partitions: usize,
     pub readers: Arc<dyn ParquetFileReaderFactory>,
+    /// Columns of text to be read as dictionaries, which all files must have.
+    pub dictionaries: &'a [&'a str],
 }
 
 impl Reader<'_> {
@@ -72,6 +76,7 @@ impl Reader<'_> {
             .matching(predicate)
             .limit(limit)
             .readers(&self.readers)
+            .dictionaries(self.dictionaries)
             .plan();
         Ok(PrunedScan {
             plan: plan.map_err(external)?,
@@ -128,7 +133,11 @@ impl TableProvider for StreamTable {
         &self,
         filters: &[&Expr],
     ) -> Result<Vec<TableProviderFilterPushDown>> {
-        Ok(vec![TableProviderFilterPushDown::Inexact; filters.len()])
+        let support = |filter: &&Expr| match column_of(filter, &self.stream.schema) {
+            Some(_) => TableProviderFilterPushDown::Exact,
+            None => TableProviderFilterPushDown::Inexact,
+        };
+        Ok(filters.iter().map(support).collect())
     }
 
     async fn scan(
@@ -138,46 +147,105 @@ impl TableProvider for StreamTable {
         filters: &[Expr],
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let stream = &self.stream;
+        let schema = &self.stream.schema;
+        let all: Vec<usize>;
+        let wanted = match projection {
+            Some(columns) => columns.as_slice(),
+            None => {
+                all = (0..schema.fields().len()).collect();
+                &all
+            }
+        };
+        let text = TextFilters::of(filters, schema, wanted);
+        let columns = text.as_ref().map_or(wanted, |text| &text.columns);
         let mut inputs: Vec<Arc<dyn ExecutionPlan>> = Vec::new();
         if self.layer != Layer::Speed {
-            self.stats.count_batch(stream.master_rows());
-            let reader = Reader {
-                schema: &stream.schema,
-                predicate: physical_filter(state, &stream.schema, filters)?,
-                partitions: state.config().target_partitions(),
-                readers: cached_readers(state.runtime_env())?,
+            let others = filters
+                .iter()
+                .filter(|filter| column_of(filter, schema).is_none());
+            let scan = Scan {
+                state,
+                columns,
+                text: text.as_ref(),
+                others: others.cloned().collect(),
+                limit: limit.filter(|_| text.is_none()),
             };
-            let files = stream.master_files();
-            let scan = reader.scan(&files, projection.map(Vec::as_slice), limit)?;
-            self.stats.count_files(files.len(), scan.files.len());
-            let label = format!(
-                "batch: master version {}, cut {}, {} of {} files may match, with {} of {} rows",
-                stream.state.master_version,
-                stream.state.cut,
-                scan.files.len(),
-                files.len(),
-                scan.rows,
-                stream.master_rows()
-            );
-            inputs.push(layer(label, scan.plan));
+            inputs.push(self.master(&scan)?);
         }
         if self.layer != Layer::Batch {
-            self.stats.count_speed(stream.tail_rows());
-            let tail = MemorySourceConfig::try_new_exec(
-                &[tail_batches(stream)?],
-                Arc::clone(&stream.schema),
-                projection.cloned(),
-            )?;
-            inputs.push(layer(
-                format!("speed: {} tail rows", stream.tail_rows()),
-                tail,
-            ));
+            self.stats.count_speed(self.stream.tail_rows());
+            let batches = tail_batches(&self.stream)?;
+            let (schema, columns) = (Arc::clone(schema), columns.to_vec());
+            let tail = MemorySourceConfig::try_new_exec(&[batches], schema, Some(columns))?;
+            let label = format!("speed: {} tail rows", self.stream.tail_rows());
+            let tail = layer(label, tail);
+            inputs.push(match &text {
+                Some(text) => text.applied(state, tail, &[])?,
+                None => tail,
+            });
         }
-        union(inputs, || match projection {
-            Some(indices) => Ok(Arc::new(stream.schema.project(indices)?)),
-            None => Ok(Arc::clone(&stream.schema)),
-        })
+        union(inputs, || Ok(Arc::new(schema.project(wanted)?)))
+    }
+}
+
+/// One scan of a stream.
+struct Scan<'a> {
+    state: &'a dyn Session,
+    /// What is read.
+    columns: &'a [usize],
+    text: Option<&'a TextFilters<'a>>,
+    /// Filters that are applied again above the scan.
+    others: Vec<Expr>,
+    limit: Option<usize>,
+}
+
+impl StreamTable {
+    fn master(&self, scan: &Scan<'_>) -> Result<Arc<dyn ExecutionPlan>> {
+        let stream = &self.stream;
+        self.stats.count_batch(stream.master_rows());
+        let mut dictionaries = scan.text.map_or_else(Vec::new, TextFilters::names);
+        let files = &stream.state.files;
+        dictionaries.retain(|&name| {
+            let mut files = files.iter();
+            files.all(|file| file.dictionaries.iter().any(|known| known == name))
+        });
+        let schema = as_dictionaries(&stream.schema, &dictionaries);
+        let reads_dictionary = |filter: &Expr| {
+            let columns = filter.column_refs();
+            let mut names = columns.iter().map(|column| column.name.as_str());
+            names.any(|name| dictionaries.contains(&name))
+        };
+        let mut others = scan.others.clone();
+        others.retain(|filter| !reads_dictionary(filter));
+        let mut predicates = match scan.text {
+            Some(text) => text.predicates(scan.state, &schema, &dictionaries)?,
+            None => Vec::new(),
+        };
+        predicates.extend(physical_filter(scan.state, &stream.schema, &others)?);
+        let reader = Reader {
+            schema: &stream.schema,
+            predicate: conjunction_opt(predicates),
+            partitions: scan.state.config().target_partitions(),
+            readers: cached_readers(scan.state.runtime_env())?,
+            dictionaries: &dictionaries,
+        };
+        let files = stream.master_files();
+        let pruned = reader.scan(&files, Some(scan.columns), scan.limit)?;
+        self.stats.count_files(files.len(), pruned.files.len());
+        let label = format!(
+            "batch: master version {}, cut {}, {} of {} files may match, with {} of {} rows",
+            stream.state.master_version,
+            stream.state.cut,
+            pruned.files.len(),
+            files.len(),
+            pruned.rows,
+            stream.master_rows()
+        );
+        let rows = layer(label, pruned.plan);
+        match scan.text {
+            Some(text) => text.applied(scan.state, rows, &dictionaries),
+            None => Ok(rows),
+        }
     }
 }
 
@@ -189,7 +257,7 @@ fn tail_batches(stream: &StreamSnapshot) -> Result<Vec<RecordBatch>> {
 }
 
 /// The filters that can be evaluated on rows of `schema`, as one predicate.
-fn physical_filter(
+pub(crate) fn physical_filter(
     state: &dyn Session,
     schema: &SchemaRef,
     filters: &[Expr],

@@ -92,6 +92,7 @@ impl Merge<'_> {
             predicate: conjunction_opt(self.predicate.iter().cloned().chain(and)),
             partitions: self.session.config().target_partitions(),
             readers: cached_readers(self.session.runtime_env())?,
+            dictionaries: &[],
         })
     }
 

@@ -5,8 +5,8 @@
 //!   scratch   map(all master rows ∪ tail)
 //! ```
 //!
-//! Both are finished and compared key by key, as the audit of a recompute does. Sorting spills
-//! into the system's folder for temporary files.
+//! Both are finished and compared key by key, as the audit of a recompute does. So are the finished
+//! rows of a version and the states beside them. Sorting spills into the system's folder for temporary files.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use datafusion::execution::TaskContext;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::union::UnionExec;
 use datafusion::prelude::SessionContext;
-use lambdalake_batch::audit::compare;
+use lambdalake_batch::audit::{compare, compare_finished};
 use lambdalake_data::cut::gaps;
 use lambdalake_data::publication::{StreamState, ViewState};
 use lambdalake_data::scan::{ParquetScan, ScanFile, cast_to, in_range};
@@ -26,7 +26,7 @@ use lambdalake_data::schema::adapt;
 use lambdalake_data::{CutRange, Disk};
 use lambdalake_serving::query::{runtime_env, session_config};
 use lambdalake_serving::snapshot::scan_files;
-use lambdalake_views::{Difference, View};
+use lambdalake_views::{Difference, FINISHED_LAYOUT, View};
 use tokio::runtime::Runtime;
 
 use super::log::Tail;
@@ -45,6 +45,8 @@ pub struct Deep {
     partitions: usize,
     _spill: tempfile::TempDir,
 }
+
+type Plan = Arc<dyn ExecutionPlan>;
 
 /// One view with all its events.
 struct Whole<'a> {
@@ -137,7 +139,13 @@ impl Deep {
         };
         let (stored, scratch) = (whole.stored()?, whole.direct_pass()?);
         let compared = compare(&whole.view, stored, scratch, &self.task);
-        Ok(self.runtime.block_on(compared)?)
+        let mut found = self.runtime.block_on(compared)?;
+        if let Some((rows, states)) = whole.finished_rows()? {
+            let finished = whole.view.finish(states)?;
+            let compared = compare_finished(&whole.view, rows, finished, &self.task);
+            found.extend(self.runtime.block_on(compared)?);
+        }
+        Ok(found)
     }
 }
 
@@ -155,6 +163,24 @@ impl Whole<'_> {
         }
         inputs.push(self.view.map(self.tail_rows()?)?);
         Ok(UnionExec::try_new(inputs)?)
+    }
+
+    /// The finished rows of the version, and the states beside them.
+    fn finished_rows(&self) -> anyhow::Result<Option<(Plan, Plan)>> {
+        let Some(version) = &self.state.version else {
+            return Ok(None);
+        };
+        let layout = version.finished_layout == Some(FINISHED_LAYOUT);
+        let Some(finished) = self.view.finished().filter(|_| layout) else {
+            return Ok(None);
+        };
+        let files = scan_files(&version.files);
+        let columns: Vec<usize> = (0..finished.places().len()).collect();
+        let rows = ParquetScan::of(&files, &finished.stored_schema(), self.partitions)
+            .columns(Some(finished.places()))
+            .plan()?;
+        let states = ParquetScan::of(&files, &self.view.states_schema(), self.partitions).plan()?;
+        Ok(Some((finished.finished_rows(rows, &columns)?, states)))
     }
 
     fn direct_pass(&self) -> anyhow::Result<Arc<dyn ExecutionPlan>> {

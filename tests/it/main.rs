@@ -32,6 +32,7 @@ mod schema_change;
 mod selftest;
 mod server;
 mod settings;
+mod text_filters;
 mod tidy;
 mod torture_in;
 mod verify;

@@ -3,7 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
 
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::Float64Type;
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::Value;
 
 use crate::damage::{body, files_of, flip, with_two_streams};
@@ -246,6 +251,65 @@ fn each_kind_of_damage_is_named_and_the_exit_code_says_so() {
     }
 }
 
+fn write_publication(path: &Path, body: &Value) {
+    let text = body.to_string();
+    let crc = crc32c::crc32c(text.as_bytes());
+    let entry = format!("{{\"format_version\":1,\"crc32c\":{crc},\"body\":{text}}}");
+    std::fs::write(path, entry).expect("written");
+}
+
+/// The Parquet file with 1 added to a column of floats; its length and checksum.
+fn with_more(path: &Path, column: &str) -> (usize, u32) {
+    let file = std::fs::File::open(path).expect("a file");
+    let reader = ParquetRecordBatchReaderBuilder::try_new(file).expect("a footer");
+    let batches: Vec<RecordBatch> = reader
+        .build()
+        .and_then(|batches| Ok(batches.collect::<Result<_, _>>()?))
+        .expect("rows");
+    let schema = batches[0].schema();
+    let mut writer = ArrowWriter::try_new(Vec::new(), Arc::clone(&schema), None).expect("a writer");
+    for batch in batches {
+        let at = schema.index_of(column).expect("the column");
+        let mut columns = batch.columns().to_vec();
+        let more = columns[at]
+            .as_primitive::<Float64Type>()
+            .unary::<_, Float64Type>(|v| v + 1.0);
+        columns[at] = Arc::new(more);
+        let batch = RecordBatch::try_new(Arc::clone(&schema), columns).expect("a batch");
+        writer.write(&batch).expect("written");
+    }
+    let bytes = writer.into_inner().expect("a file");
+    std::fs::write(path, &bytes).expect("written");
+    (bytes.len(), crc32c::crc32c(&bytes))
+}
+
+#[test]
+fn finished_rows_that_differ_from_the_states_beside_them_are_found() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let server = Server::start(folder.path(), &[]);
+    server.ingest("s", "ndjson", &body(0, 100));
+    server.sql("CREATE MATERIALIZED VIEW v AS SELECT k, avg(x) AS mean FROM s GROUP BY k");
+    server.sql("REFRESH MATERIALIZED VIEW v");
+    server.kill();
+    let path = newest_publication(folder.path());
+    let entry: Value = serde_json::from_slice(&std::fs::read(&path).expect("read")).expect("json");
+    let mut body = entry["body"].clone();
+    let file = &mut body["views"]["v"]["version"]["files"][0];
+    let states = folder.path().join(file["path"].as_str().expect("a path"));
+    let (bytes, crc32c) = with_more(&states, "v0");
+    (file["bytes"], file["crc32c"]) = (bytes.into(), crc32c.into());
+    write_publication(&path, &body);
+
+    assert_eq!(report(folder.path(), &[]).0, 0, "the files are whole");
+    let (code, found) = report(folder.path(), &["--deep"]);
+    assert_eq!(code, 4, "{found}");
+    let findings = check(&found, "view", "v")["findings"].to_string();
+    assert!(
+        findings.contains("k=k0 avg(s.x): stored 50.0, computed 49.0"),
+        "{findings}"
+    );
+}
+
 #[test]
 fn states_that_say_other_things_than_the_events_are_found_from_scratch() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -256,10 +320,7 @@ fn states_that_say_other_things_than_the_events_are_found_from_scratch() {
     let mut body = entry["body"].clone();
     let version = body["views"]["v"]["version"]["files"].clone();
     body["views"]["v"]["panes"][0]["files"] = version;
-    let text = body.to_string();
-    let crc = crc32c::crc32c(text.as_bytes());
-    let entry = format!("{{\"format_version\":1,\"crc32c\":{crc},\"body\":{text}}}");
-    std::fs::write(&path, entry).expect("written");
+    write_publication(&path, &body);
 
     assert_eq!(report(folder.path(), &[]).0, 0, "the files are whole");
     let (code, found) = report(folder.path(), &["--deep"]);
