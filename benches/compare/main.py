@@ -31,8 +31,8 @@ SMOKE_EVENTS = 20_000
 def main() -> int:
     arguments = _arguments()
     if arguments.page:
-        results = json.loads(arguments.page.read_text())
-        (ROOT / "docs/compare.md").write_text(page.markdown(results))
+        results, *more = [json.loads(path.read_text()) for path in arguments.page]
+        (ROOT / "docs/compare.md").write_text(page.markdown(results, more))
         report.plot(results, ROOT / "docs/compare.svg")
         return 0
     # Ended from outside, we still end our servers and remove our folder.
@@ -138,8 +138,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--page",
         type=Path,
+        nargs="+",
         metavar="RESULTS",
-        help="only write docs/compare.md from a results file",
+        help="only write docs/compare.md from a results file, and the targets of others beside it",
     )
     parser.add_argument(
         "--commit", default=_head(), help="what the binary was built from; HEAD by default"

@@ -5,7 +5,7 @@ from report import curve_lines, number, verdict
 METHOD = """\
 # Compared with ClickHouse and DuckDB
 
-This page is generated: `benches/compare/run --page RESULTS`. How it is measured, what is and is not
+This page is generated: `benches/compare/run --page RESULTS [MORE]`. How it is measured, what is not
 comparable, and how to repeat it: [the comparison](../benches/compare/README.md).
 
 <!-- not run: builds, and takes many minutes -->
@@ -29,7 +29,8 @@ It is the median of the ratios of the rounds. ± is the distance of the quartile
 """
 
 
-def markdown(results: dict) -> str:
+def markdown(results: dict, more: list[dict]) -> str:
+    """Everything of one run, and of more runs whether they reach the targets."""
     machine = results["machine"]
     parts = [
         METHOD.format(
@@ -41,23 +42,44 @@ def markdown(results: dict) -> str:
             load=results["load_average"],
             **machine | {"versions": ", ".join(f"{n} {v}" for n, v in machine["versions"].items())},
         ),
-        _targets(results),
+        *[_setting(other) for other in more],
+        _targets(results, more),
         "![ratios and growth](compare.svg)\n",
     ]
     parts += [_section(section) for section in results["sections"]]
     return "\n".join(parts)
 
 
-def _targets(results: dict) -> str:
-    rows = [
-        f"| {section['name']}: {measure['name']} | {peer} | {target:.3g} "
-        f"| {measure['ratios'][peer]:.2f} | {verdict(measure, peer)} |"
-        for section in results["sections"]
-        for measure in section["measures"]
-        for peer, target in measure["targets"].items()
+def _setting(results: dict) -> str:
+    return (
+        f"And {results['events']:,} events, {results['repeat']} rounds, commit "
+        f"{results['machine']['commit']}, noise {results['calibration_spread']:.0%}.\n"
+    )
+
+
+def _targets(results: dict, more: list[dict]) -> str:
+    runs = [results, *more]
+    counts = "".join(f" {run['events']:,} events | |" for run in runs)
+    lines = [
+        "## Targets",
+        "",
+        f"| measure | against | target |{counts}",
+        "|---|---|---|" + "---|---|" * len(runs),
     ]
-    head = ["## Targets", "", "| measure | against | target | ratio | |", "|---|---|---|---|---|"]
-    return "\n".join([*head, *rows, ""])
+    reached = [{key: cells for key, _, cells in _reached(run)} for run in runs]
+    for key, target, _ in _reached(results):
+        cells = "".join(f" {of_run.get(key, '| ')} |" for of_run in reached)
+        lines.append(f"| {key[0]} | {key[1]} | {target:.3g} |{cells}")
+    return "\n".join([*lines, ""])
+
+
+def _reached(results: dict):
+    """For each target what is measured against whom, the target, and two cells of a table."""
+    for section in results["sections"]:
+        for measure in section["measures"]:
+            for peer, target in measure["targets"].items():
+                key = (f"{section['name']}: {measure['name']}", peer)
+                yield key, target, f"{measure['ratios'][peer]:.2f} | {verdict(measure, peer)}"
 
 
 def _section(section: dict) -> str:
