@@ -204,8 +204,8 @@ settings! {
     max_concurrent_queries: usize = count("32"), unit "QUERIES",
         env "LAMBDALAKE_MAX_CONCURRENT_QUERIES";
 
-    /// Unflushed events of one stream held in memory. Beyond: 429 until a flush has caught
-    /// up.
+    /// Unflushed events of one stream held in memory. Beyond: a request waits 2 s for a flush, then
+    /// 429.
     tail_limit_bytes: usize = size("384MiB"), unit "BYTES", env "LAMBDALAKE_TAIL_LIMIT_BYTES";
 
     /// States of one tail part in a view whose states grow with the data. Beyond: 422; the stream stays healthy.

@@ -5,9 +5,16 @@ use lambdalake_views::ViewError;
 
 #[derive(Debug, thiserror::Error)]
 pub enum SpeedError {
-    /// The queue or the tail is full. Nothing was stored; send again after a while.
-    #[error("stream {stream} takes no more events at the moment: {reason}")]
-    Busy { stream: String, reason: String },
+    /// Too many requests wait. Nothing was stored; send again after a while.
+    #[error("stream {stream} takes no more events at the moment: its queue of requests is full")]
+    Busy { stream: String },
+
+    /// Nothing was stored; send again when a flush has made room.
+    #[error(
+        "stream {stream} takes no more events at the moment: its tail is full and the flush has not \
+         caught up"
+    )]
+    TailFull { stream: String },
 
     /// The key belongs to another body. Nothing was stored; use another key for this body.
     #[error("{}", reused(stream, key))]

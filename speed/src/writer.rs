@@ -215,7 +215,8 @@ impl StreamWriter {
                 None => continue,
             };
             let prepared = if tail_bytes > self.limits.tail_bytes {
-                Err(self.busy("its tail is full and the flush has not caught up"))
+                let stream = self.tail.definition.name.clone();
+                Err(SpeedError::TailFull { stream })
             } else {
                 self.prepare(&request, &definition, &end, now, group.is_empty())
             };
@@ -311,13 +312,6 @@ impl StreamWriter {
         };
         answer(request.reply, result);
         None
-    }
-
-    fn busy(&self, reason: &str) -> SpeedError {
-        SpeedError::Busy {
-            stream: self.tail.definition.name.clone(),
-            reason: reason.to_owned(),
-        }
     }
 
     fn prepare(
@@ -595,7 +589,6 @@ impl WriterHandle {
             .map_err(|error| match error {
                 TrySendError::Full(_) => SpeedError::Busy {
                     stream: self.stream.clone(),
-                    reason: "its queue of requests is full".to_owned(),
                 },
                 TrySendError::Disconnected(_) => self.closed(),
             })

@@ -48,10 +48,14 @@ const PARSE_ATTEMPTS: usize = 16;
 /// Bytes of a body taken from the socket before they are worked on: most bodies are smaller,
 /// and are then handed to the compute runtime once.
 const GATHERED_BYTES: usize = 1024 * 1024;
-/// Pause before a block in the middle of a body is offered again to a full tail.
-const BUSY_PAUSE: Duration = Duration::from_millis(100);
-/// How often it is offered: 30 seconds, within which a flush catches up or is in trouble.
-const BUSY_ATTEMPTS: usize = 300;
+/// Pause before a block is offered again to a stream that is full.
+const FULL_PAUSE: Duration = Duration::from_millis(20);
+/// How often the first block of a body is offered to a full tail: two seconds, in which a flush
+/// that keeps up makes room. A client that is refused sends, and we read, the same body again.
+const FIRST_ATTEMPTS: usize = 100;
+/// How often later ones are, or a large body could never be stored: 30 seconds, within which a
+/// flush catches up or is in trouble.
+const LATER_ATTEMPTS: usize = 1_500;
 /// Names that an auto-created stream takes as its event time, if they are timestamps.
 const EVENT_TIME_NAMES: [&str; 6] = [
     "ts",
@@ -451,11 +455,9 @@ impl Engine {
                         .off_io(move |engine| engine.prepare(&shared, block, key))
                         .await??;
                 }
-                // The first block is refused at once, so that a client can go elsewhere; later
-                // ones wait for the flush, or a large body could never be stored.
-                Err(SpeedError::Busy { .. }) if number > 0 && pauses < BUSY_ATTEMPTS => {
+                Err(error) if pauses < patience(&error, number) => {
                     pauses += 1;
-                    tokio::time::sleep(BUSY_PAUSE).await;
+                    tokio::time::sleep(FULL_PAUSE).await;
                 }
                 Err(error) => return Err(from_speed(error)),
             }
@@ -510,6 +512,15 @@ async fn gather(body: &mut IngestBody) -> Result<(Vec<Bytes>, bool), EngineError
         pieces.push(piece);
     }
     Ok((pieces, false))
+}
+
+/// How often a block with this number is offered again after such an error.
+fn patience(error: &SpeedError, number: u64) -> usize {
+    match error {
+        SpeedError::TailFull { .. } if number == 0 => FIRST_ATTEMPTS,
+        SpeedError::TailFull { .. } | SpeedError::Busy { .. } if number > 0 => LATER_ATTEMPTS,
+        _ => 0,
+    }
 }
 
 fn in_between(stream: &str) -> EngineError {

@@ -52,7 +52,9 @@ pub(super) fn from_view(error: ViewError) -> EngineError {
 
 pub(super) fn from_speed(error: SpeedError) -> EngineError {
     match error {
-        SpeedError::Busy { .. } => EngineError::new(ErrorKind::Busy, "busy", error.to_string()),
+        SpeedError::Busy { .. } | SpeedError::TailFull { .. } => {
+            EngineError::new(ErrorKind::Busy, "busy", error.to_string())
+        }
         SpeedError::KeyReused { .. } => EngineError::new(
             ErrorKind::Mismatch,
             "idempotency_key_reused",

@@ -399,17 +399,29 @@ fn max_concurrent_queries() {
 
 fn tail_limit_bytes() {
     let run = run(&["--tail-limit-bytes", "16KiB", "--flush-bytes", "16KiB"]);
-    run.server.ingest("s", "ndjson", &rows(1));
-    let body = rows(5_000);
-    let send = || {
-        run.server
-            .post("/api/v1/streams/s/events", &[], body.as_bytes())
+    let send = |rows: &str| {
+        let path = "/api/v1/streams/s/events";
+        run.server.post(path, &[], rows.as_bytes())
     };
-    until("a full tail", || {
-        send();
-        let answer = send();
-        answer.status == 429 && answer.text.contains("tail is full")
-    });
+    assert_eq!(send(&rows(1)).status, 200);
+    // In the place of the master dataset: no flush can make room.
+    let streams = run.folder.path().join("streams");
+    std::fs::create_dir_all(&streams).expect("a folder");
+    let master = streams.join("s-1");
+    std::fs::write(&master, "").expect("nothing was flushed yet");
+    assert_eq!(
+        send(&rows(5_000)).status,
+        200,
+        "there was room when it came"
+    );
+    let answer = send(&rows(1));
+    refused(&answer, 429, "busy");
+    assert!(answer.text.contains("tail is full"), "{}", answer.text);
+    std::fs::remove_file(&master).expect("removed");
+    for _ in 0..8 {
+        let answer = send(&rows(5_000));
+        assert_eq!(answer.status, 200, "a flush makes room: {}", answer.text);
+    }
 }
 
 fn view_state_budget_bytes() {
