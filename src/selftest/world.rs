@@ -129,10 +129,25 @@ impl World {
     fn act_and_check(&mut self, step: &Step) -> Result<(), String> {
         self.tally.steps += 1;
         self.clock.micros.fetch_add(1_000, Ordering::SeqCst);
+        let before = self.files.fired().len();
         self.act(step)?;
+        self.note_failed_logs(before);
         match step.stream() {
             Some(stream) if !self.files.is_down() => self.check(stream),
             _ => Ok(()),
+        }
+    }
+
+    /// A log is also written to beside requests: a second after the last group, and when a flush
+    /// begins a segment. If that fails, no later request is taken.
+    fn note_failed_logs(&mut self, before: usize) {
+        for fault in &self.files.fired()[before..] {
+            for (stream, slot) in self.slots.iter_mut().enumerate() {
+                let is_its_log = fault.contains(&format!("log/{}-", stream_name(stream)));
+                if let (true, Some(model)) = (is_its_log, &mut slot.model) {
+                    model.log_failed = true;
+                }
+            }
         }
     }
 
