@@ -2,9 +2,9 @@
 //!
 //! Both sides are finished, sorted by key, and walked side by side in windows of keys, so the
 //! audit needs memory for a window, not for the view. The older side is finished from its states
-//! while the new version is written; the new side is read from the finished rows in its files. Exact aggregates must agree bitwise,
-//! floats within an error of their scale, sketches by their own rules; see
-//! [`lambdalake_views::differences`].
+//! while the new version is written; the new side is read from the finished rows in its files.
+//! Exact aggregates must agree bitwise, floats within an error of their scale, sketches by their
+//! own rules; see [`lambdalake_views::differences`].
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use datafusion::physical_plan::common::spawn_buffered;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use futures::StreamExt;
 use lambdalake_data::scan::{ParquetScan, ScanFile};
-use lambdalake_views::{Difference, View, differences};
+use lambdalake_views::{Difference, Finished, View, differences};
 
 use crate::error::BatchError;
 use crate::job::sorted_by_key;
@@ -85,6 +85,19 @@ impl Auditor {
             Audit::Differences(found)
         })
     }
+}
+
+/// Reads the finished rows that version files hold beside their states.
+pub fn stored_rows(
+    finished: &Finished,
+    files: &[ScanFile],
+    partitions: usize,
+) -> Result<Arc<dyn ExecutionPlan>, BatchError> {
+    let stored = ParquetScan::of(files, &finished.stored_schema(), partitions)
+        .columns(Some(finished.places()))
+        .plan()?;
+    let columns: Vec<usize> = (0..finished.places().len()).collect();
+    Ok(finished.finished_rows(stored, &columns)?)
 }
 
 /// Finishes two sets of states of one view and compares them key by key; returns at most

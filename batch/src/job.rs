@@ -25,7 +25,7 @@ use lambdalake_data::scan::{ParquetScan, ScanFile};
 use lambdalake_data::through::ThroughExec;
 use lambdalake_views::{Finished, UniqueKeys, View};
 
-use crate::audit::{Audit, Auditor};
+use crate::audit::{Audit, Auditor, stored_rows};
 use crate::error::BatchError;
 
 /// A states file is closed beyond this many bytes in memory and another begun.
@@ -127,13 +127,7 @@ async fn audited(
     let partitions = task.session_config().target_partitions();
     let files: Vec<ScanFile> = files.iter().map(ScanFile::of_states).collect();
     let new = match job.view.finished().filter(|_| has_finished) {
-        Some(finished) => {
-            let columns: Vec<usize> = (0..finished.places().len()).collect();
-            let stored = ParquetScan::of(&files, &finished.stored_schema(), partitions)
-                .columns(Some(finished.places()))
-                .plan()?;
-            finished.finished_rows(stored, &columns)?
-        }
+        Some(finished) => stored_rows(finished, &files, partitions)?,
         None => {
             let states = ParquetScan::of(&files, &job.view.states_schema(), partitions).plan()?;
             job.view.finish(states)?

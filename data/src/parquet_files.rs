@@ -1,7 +1,8 @@
 //! How the engine writes Parquet: compression, statistics, and an encoding for each column.
 //!
-//! A file appears under its name when it is whole and durable. A dictionary makes columns that repeat themselves small and quick to group by. For the
-//! others it costs a hash per value and is given up in the end. So a sample decides.
+//! A file appears under its name when it is whole and durable. A dictionary makes columns that
+//! repeat themselves small and quick to group by. For the others it costs a hash per value and is
+//! given up in the end. So a sample decides.
 
 use std::collections::HashSet;
 use std::io::{self, Write};

@@ -5,8 +5,9 @@
 //!   scratch   map(all master rows ∪ tail)
 //! ```
 //!
-//! Both are finished and compared key by key, as the audit of a recompute does. So are the finished
-//! rows of a version and the states beside them. Sorting spills into the system's folder for temporary files.
+//! Both are finished and compared key by key, as the audit of a recompute does. So are the
+//! finished rows of a version and the states beside them. Sorting spills into the system's folder
+//! for temporary files.
 
 use std::sync::Arc;
 
@@ -18,7 +19,7 @@ use datafusion::execution::TaskContext;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::union::UnionExec;
 use datafusion::prelude::SessionContext;
-use lambdalake_batch::audit::{compare, compare_finished};
+use lambdalake_batch::audit::{compare, compare_finished, stored_rows};
 use lambdalake_data::cut::gaps;
 use lambdalake_data::publication::{StreamState, ViewState};
 use lambdalake_data::scan::{ParquetScan, ScanFile, cast_to, in_range};
@@ -175,12 +176,9 @@ impl Whole<'_> {
             return Ok(None);
         };
         let files = scan_files(&version.files);
-        let columns: Vec<usize> = (0..finished.places().len()).collect();
-        let rows = ParquetScan::of(&files, &finished.stored_schema(), self.partitions)
-            .columns(Some(finished.places()))
-            .plan()?;
+        let rows = stored_rows(finished, &files, self.partitions)?;
         let states = ParquetScan::of(&files, &self.view.states_schema(), self.partitions).plan()?;
-        Ok(Some((finished.finished_rows(rows, &columns)?, states)))
+        Ok(Some((rows, states)))
     }
 
     fn direct_pass(&self) -> anyhow::Result<Arc<dyn ExecutionPlan>> {

@@ -20,8 +20,7 @@ pub(super) struct Intake {
     pieces: VecDeque<Bytes>,
     has_ended: bool,
     /// The whole body came at once, and so little that to parse it takes less than to wake
-    /// another thread for it.
-    /// `None` until something has come.
+    /// another thread for it. `None` until something has come.
     is_short: Option<bool>,
     /// A Parquet body; the file has no name and goes away with the request.
     spool: Option<File>,
