@@ -12,9 +12,11 @@
 //! `http/` knows HTTP. A failure is a value with a kind (`error`); one file turns kinds into
 //! statuses.
 
+mod coded_aggregate;
 pub mod encode;
 pub mod engine;
 pub mod error;
+mod group_by_codes;
 pub mod http;
 mod insert;
 pub mod limits;

@@ -35,6 +35,7 @@ use tracing::Instrument;
 use url::Url;
 
 use crate::engine::{Answer, EngineError, ErrorKind, Layer, QueryRequest, QueryStats};
+use crate::group_by_codes::{GroupByCodes, GroupedColumns};
 use crate::params;
 use crate::running::RunningQueries;
 use crate::scan_stats;
@@ -143,6 +144,7 @@ impl Queries {
             .with_aggregate_functions(lambdalake_views::aggregate_functions())
             .with_window_functions(SessionStateDefaults::default_window_functions())
             .with_expr_planners(SessionStateDefaults::default_expr_planners())
+            .with_physical_optimizer_rule(Arc::new(GroupByCodes))
             .build();
         Self {
             runtime,
@@ -268,6 +270,8 @@ impl Queries {
             .with_allow_dml(false)
             .with_allow_statements(false)
             .verify_plan(&plan)?;
+        let grouped = GroupedColumns::of(&plan)?;
+        state.config_mut().set_extension(Arc::new(grouped));
         let context = SessionContext::new_with_state(state.clone());
         let physical = state.create_physical_plan(&plan).await?;
         let stream = execute_stream(Arc::clone(&physical), context.task_ctx())?;

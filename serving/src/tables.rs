@@ -9,7 +9,7 @@
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{DataType, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::DFSchema;
@@ -29,8 +29,9 @@ use lambdalake_data::schema::adapt;
 use lambdalake_data::through::ThroughExec;
 
 use crate::engine::{Layer, QueryStats};
+use crate::group_by_codes::GroupedColumns;
 use crate::snapshot::StreamSnapshot;
-use crate::text_filters::{TextFilters, column_of};
+use crate::text_filters::{TextFilters, as_text, column_of};
 
 pub(crate) fn external(error: impl std::error::Error + Send + Sync + 'static) -> DataFusionError {
     DataFusionError::External(Box::new(error))
@@ -203,12 +204,7 @@ impl StreamTable {
     fn master(&self, scan: &Scan<'_>) -> Result<Arc<dyn ExecutionPlan>> {
         let stream = &self.stream;
         self.stats.count_batch(stream.master_rows());
-        let mut dictionaries = scan.text.map_or_else(Vec::new, TextFilters::names);
-        let files = &stream.state.files;
-        dictionaries.retain(|&name| {
-            let mut files = files.iter();
-            files.all(|file| file.dictionaries.iter().any(|known| known == name))
-        });
+        let dictionaries = self.dictionaries(scan);
         let schema = as_dictionaries(&stream.schema, &dictionaries);
         let reads_dictionary = |filter: &Expr| {
             let columns = filter.column_refs();
@@ -244,8 +240,34 @@ impl StreamTable {
         let rows = layer(label, pruned.plan);
         match scan.text {
             Some(text) => text.applied(scan.state, rows, &dictionaries),
-            None => Ok(rows),
+            None if dictionaries.is_empty() => Ok(rows),
+            None => as_text(rows, &stream.schema, scan.columns),
         }
+    }
+
+    /// The columns of text that are read as dictionaries: what a text filter reads, and what the
+    /// query groups by and no other filter reads.
+    fn dictionaries<'a>(&'a self, scan: &Scan<'a>) -> Vec<&'a str> {
+        let stream = &self.stream;
+        let mut names = scan.text.map_or_else(Vec::new, TextFilters::names);
+        if let Some(grouped) = scan.state.config().get_extension::<GroupedColumns>() {
+            for field in scan.columns.iter().map(|&at| stream.schema.field(at)) {
+                let name = field.name().as_str();
+                let mut others = scan.others.iter().flat_map(Expr::column_refs);
+                if *field.data_type() == DataType::Utf8
+                    && grouped.contains(name)
+                    && !names.contains(&name)
+                    && others.all(|column| column.name != name)
+                {
+                    names.push(name);
+                }
+            }
+        }
+        names.retain(|&name| {
+            let mut files = stream.state.files.iter();
+            files.all(|file| file.dictionaries.iter().any(|known| known == name))
+        });
+        names
     }
 }
 

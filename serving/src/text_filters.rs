@@ -142,16 +142,26 @@ impl<'a> TextFilters<'a> {
             return Ok(scan);
         };
         let passed = Arc::new(FilterExec::try_new(predicate, scan)?);
-        let columns = (0..self.wanted).map(|at| {
-            let field = self.schema.field(self.columns[at]);
-            let column: Arc<dyn PhysicalExpr> = Arc::new(Column::new(field.name(), at));
-            let column = match schema.field(at).data_type() == field.data_type() {
-                true => column,
-                false => Arc::new(CastExpr::new(column, field.data_type().clone(), None)),
-            };
-            (column, field.name().clone())
-        });
-        let columns = columns.collect::<Vec<_>>();
-        Ok(Arc::new(ProjectionExec::try_new(columns, passed)?))
+        as_text(passed, self.schema, &self.columns[..self.wanted])
     }
+}
+
+/// The first columns of a plan, which are these of the table, those read as dictionaries as text.
+pub(crate) fn as_text(
+    input: Arc<dyn ExecutionPlan>,
+    schema: &SchemaRef,
+    columns: &[usize],
+) -> Result<Arc<dyn ExecutionPlan>> {
+    let read = input.schema();
+    let columns = columns.iter().enumerate().map(|(at, &column)| {
+        let field = schema.field(column);
+        let column: Arc<dyn PhysicalExpr> = Arc::new(Column::new(field.name(), at));
+        let column = match read.field(at).data_type() == field.data_type() {
+            true => column,
+            false => Arc::new(CastExpr::new(column, field.data_type().clone(), None)),
+        };
+        (column, field.name().clone())
+    });
+    let columns = columns.collect::<Vec<_>>();
+    Ok(Arc::new(ProjectionExec::try_new(columns, input)?))
 }

@@ -13,6 +13,7 @@ mod docs;
 mod equivalence;
 mod failed_workers;
 mod finished_rows;
+mod group_by_codes;
 mod health;
 mod idempotency;
 mod insert;
