@@ -4,10 +4,11 @@
 //! shard and offset, so that the file is the same whatever the order of arrival within it),
 //! with statistics per page. Hidden columns are stored with every event.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, RecordBatch};
-use arrow::compute::interleave_record_batch;
+use arrow::compute::interleave;
 use arrow::datatypes::{Int32Type, TimestampMicrosecondType};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
@@ -20,7 +21,7 @@ use crate::publication::MasterFile;
 use crate::schema::{SHARD, StreamDefinition, adapt};
 use crate::tail::TailPart;
 
-/// Rows that are brought into their order at a time: the whole part is not copied.
+/// Rows of a file that are read at a time to be written again.
 const WRITTEN_ROWS: usize = 16_384;
 
 /// Writes the events of a sealed part as a file of the master dataset. `None` if it is
@@ -46,15 +47,21 @@ pub fn write_part(
     let path = format!("{}/{name}", definition.master_folder());
     let mut written = ParquetFile::begin(disk, &path, first)?;
     let mut bounds = Vec::new();
-    let batches: Vec<&RecordBatch> = batches.iter().collect();
-    for rows in order.chunks(WRITTEN_ROWS) {
-        let sorted = interleave_record_batch(&batches, rows)?;
+    for batch in &batches {
         widen(
             &mut bounds,
-            bounds_of(&sorted, definition.event_time.as_deref()),
+            bounds_of(batch, definition.event_time.as_deref()),
         );
-        written.write(&sorted)?;
     }
+    // Each column is brought into the order by itself, a part at a time: no second copy of all.
+    let ordered = |column: usize, rows: Range<usize>| {
+        let parts: Vec<&dyn Array> = batches
+            .iter()
+            .map(|it| it.column(column).as_ref())
+            .collect();
+        Ok(interleave(&parts, &order[rows])?)
+    };
+    written.write_rows(order.len(), &ordered)?;
     let written = written.publish()?;
     let range: CutRange = part.range();
     Ok(Some(MasterFile {

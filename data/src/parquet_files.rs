@@ -6,13 +6,19 @@
 
 use std::collections::HashSet;
 use std::io::{self, Write};
+use std::num::NonZero;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 
-use arrow::array::RecordBatch;
-use arrow::datatypes::{DataType, Field};
+use arrow::array::{ArrayRef, RecordBatch};
+use arrow::datatypes::{DataType, Field, FieldRef, SchemaRef};
 use arrow::row::{RowConverter, SortField};
+use parquet::arrow::arrow_writer::{ArrowColumnWriter, ArrowRowGroupWriterFactory, compute_leaves};
 use parquet::arrow::{ArrowSchemaConverter, ArrowWriter};
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
+use parquet::file::writer::SerializedFileWriter;
 
 use crate::dictionaries::with_dictionary;
 use crate::disk::{Disk, StagedFile};
@@ -28,10 +34,36 @@ const ZSTD_LEVEL: i32 = 1;
 /// Rows that are looked at to choose encodings.
 const SAMPLED_ROWS: usize = 16_384;
 
+/// Rows of a column that are encoded at a time.
+const ENCODED_ROWS: usize = 16_384;
+
+/// Columns are encoded on so many threads at most.
+const MOST_ENCODERS: usize = 8;
+
 /// A Parquet file that is being written.
 pub struct ParquetFile {
-    writer: ArrowWriter<StagedWriter>,
+    file: SerializedFileWriter<StagedWriter>,
+    schema: SchemaRef,
+    factory: ArrowRowGroupWriterFactory,
+    group: RowGroup,
 }
+
+/// The row group that is being written.
+#[derive(Default)]
+struct RowGroup {
+    rows: usize,
+    columns: Vec<Column>,
+}
+
+struct Column {
+    index: usize,
+    field: FieldRef,
+    /// One of each leaf.
+    writers: Vec<ArrowColumnWriter>,
+}
+
+/// Gives these rows of a column.
+pub type ColumnRows<'a> = dyn Fn(usize, Range<usize>) -> Result<ArrayRef> + Sync + 'a;
 
 impl ParquetFile {
     /// Begins a file whose rows have the schema of these and are like them.
@@ -43,24 +75,87 @@ impl ParquetFile {
         };
         let properties = Some(writer_properties(like)?);
         let writer = ArrowWriter::try_new(staged, like.schema(), properties)?;
-        Ok(Self { writer })
+        let (file, factory) = writer.into_serialized_writer()?;
+        Ok(Self {
+            file,
+            schema: like.schema(),
+            factory,
+            group: RowGroup::default(),
+        })
     }
 
     pub fn write(&mut self, rows: &RecordBatch) -> Result<()> {
-        Ok(self.writer.write(rows)?)
+        let slice = |column: usize, range: Range<usize>| {
+            Ok(rows.column(column).slice(range.start, range.len()))
+        };
+        self.write_rows(rows.num_rows(), &slice)
+    }
+
+    /// Writes so many rows, whose columns are made and encoded beside each other.
+    pub fn write_rows(&mut self, rows: usize, column: &ColumnRows<'_>) -> Result<()> {
+        let mut from = 0;
+        while from < rows {
+            if self.group.columns.is_empty() {
+                self.group.columns = self.begin_columns()?;
+            }
+            let to = rows.min(from + ROW_GROUP_ROWS - self.group.rows);
+            encode(&mut self.group.columns, from..to, column)?;
+            self.group.rows += to - from;
+            from = to;
+            if self.group.rows == ROW_GROUP_ROWS {
+                self.end_group()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn begin_columns(&self) -> Result<Vec<Column>> {
+        let group = self.file.flushed_row_groups().len();
+        let leaves = self.factory.create_column_writers(group)?;
+        let columns = self.schema.fields().iter().enumerate();
+        let mut columns: Vec<Column> = columns
+            .map(|(index, field)| Column {
+                index,
+                field: Arc::clone(field),
+                writers: Vec::new(),
+            })
+            .collect();
+        for (leaf, writer) in leaves.into_iter().enumerate() {
+            let root = self.file.schema_descr().get_column_root_idx(leaf);
+            columns[root].writers.push(writer);
+        }
+        Ok(columns)
+    }
+
+    fn end_group(&mut self) -> Result<()> {
+        let group = std::mem::take(&mut self.group);
+        let mut written = self.file.next_row_group()?;
+        for writer in group.columns.into_iter().flat_map(|column| column.writers) {
+            writer.close()?.append_to_row_group(&mut written)?;
+        }
+        written.close()?;
+        Ok(())
     }
 
     /// About how long the file is so far.
     pub fn bytes(&self) -> usize {
-        self.writer.bytes_written() + self.writer.in_progress_size()
+        let columns = self.group.columns.iter();
+        let writers = columns.flat_map(|column| &column.writers);
+        let open: usize = writers
+            .map(ArrowColumnWriter::get_estimated_total_bytes)
+            .sum();
+        self.file.bytes_written() + open
     }
 
     /// Ends the file and publishes it.
     pub fn publish(mut self) -> Result<Published> {
+        if self.group.rows > 0 {
+            self.end_group()?;
+        }
         // Not `into_inner`, which makes a text of the reason why a write failed.
-        let footer = self.writer.finish()?;
+        let footer = self.file.finish()?;
         let dictionaries = with_dictionary(&footer)?;
-        let staged = self.writer.inner_mut();
+        let staged = self.file.inner_mut();
         if let Some(file) = staged.staged.take() {
             file.publish()?;
         }
@@ -70,6 +165,49 @@ impl ParquetFile {
             dictionaries,
         })
     }
+}
+
+/// Encodes these rows of each column, on as many threads as the machine has cores.
+fn encode(columns: &mut [Column], rows: Range<usize>, column: &ColumnRows<'_>) -> Result<()> {
+    let cores = thread::available_parallelism().map_or(1, NonZero::get);
+    // A thread costs as much as encoding some hundred rows.
+    let encoders = cores.min(MOST_ENCODERS).min(1 + rows.len() / ENCODED_ROWS);
+    // Text takes longest: it must not come last.
+    let (text, others): (Vec<_>, Vec<_>) = columns
+        .iter_mut()
+        .partition(|column| !column.field.data_type().is_primitive());
+    let waiting = Mutex::new(text.into_iter().chain(others));
+    let work = || -> Result<()> {
+        loop {
+            let next = waiting
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .next();
+            let Some(next) = next else {
+                return Ok(());
+            };
+            for from in rows.clone().step_by(ENCODED_ROWS) {
+                let values = column(next.index, from..rows.end.min(from + ENCODED_ROWS))?;
+                let leaves = compute_leaves(&next.field, &values)?;
+                for (writer, leaf) in next.writers.iter_mut().zip(&leaves) {
+                    writer.write(leaf)?;
+                }
+            }
+        }
+    };
+    thread::scope(|scope| {
+        let others: Vec<_> = (1..encoders)
+            .map_while(|_| thread::Builder::new().spawn_scoped(scope, work).ok())
+            .collect();
+        let mine = work();
+        for other in others {
+            match other.join() {
+                Ok(theirs) => theirs?,
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        mine
+    })
 }
 
 /// A file that is whole and durable.
@@ -159,9 +297,7 @@ fn is_counted(data_type: &DataType) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use arrow::array::{ArrayRef, Int64Array, StringArray};
+    use arrow::array::{Int64Array, StringArray};
     use parquet::schema::types::ColumnPath;
 
     use super::*;

@@ -409,6 +409,13 @@ impl Codes {
         values: &mut dyn GroupValues,
         of_rows: &mut Vec<usize>,
     ) -> Result<()> {
+        // Nearly always all codes are known: then this is all.
+        of_rows.extend(codes.clone().map(|code| self.of_codes[code] as usize));
+        let unseen = |any, &group: &usize| any | (group == UNSEEN as usize);
+        if !of_rows.iter().fold(false, unseen) {
+            return Ok(());
+        }
+        of_rows.clear();
         let mut new = Vec::new();
         let mut places = Vec::new();
         for (row, code) in codes.clone().enumerate() {
@@ -419,16 +426,14 @@ impl Codes {
                 places.push(key_of(row, code));
             }
         }
-        if !new.is_empty() {
-            let keys = match keys.is_empty() {
-                true => new_null_array(keys.data_type(), places.len()),
-                false => take(keys, &UInt32Array::from(places), None)?,
-            };
-            let mut groups = Vec::new();
-            values.intern(&[keys], &mut groups)?;
-            for (code, group) in new.into_iter().zip(groups) {
-                self.of_codes[code] = group as u32;
-            }
+        let keys = match keys.is_empty() {
+            true => new_null_array(keys.data_type(), places.len()),
+            false => take(keys, &UInt32Array::from(places), None)?,
+        };
+        let mut groups = Vec::new();
+        values.intern(&[keys], &mut groups)?;
+        for (code, group) in new.into_iter().zip(groups) {
+            self.of_codes[code] = group as u32;
         }
         of_rows.extend(codes.map(|code| self.of_codes[code] as usize));
         Ok(())

@@ -8,8 +8,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use datafusion::arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, RecordBatch, new_null_array,
 };
+use datafusion::arrow::buffer::BooleanBuffer;
 use datafusion::arrow::compute::{and_kleene, cast, take};
-use datafusion::arrow::datatypes::{DataType, Field, Schema};
+use datafusion::arrow::datatypes::{DataType, Field, Int32Type, Schema};
 use datafusion::error::Result;
 use datafusion::logical_expr::ColumnarValue;
 use datafusion::physical_expr::PhysicalExpr;
@@ -33,6 +34,8 @@ struct Answers {
     of_values: BooleanArray,
     /// Of a row without a value.
     of_null: Option<bool>,
+    /// Of each value, a byte each; none if there is nothing to say of some.
+    yes: Option<Arc<[bool]>>,
 }
 
 impl PerValue {
@@ -52,10 +55,13 @@ impl PerValue {
             return Ok(known.clone());
         }
         let null = self.ask(new_null_array(values.data_type(), 1))?;
+        let of_values = self.ask(Arc::clone(values))?;
+        let all_known = of_values.null_count() == 0;
         let answers = Answers {
             values: Arc::clone(values),
-            of_values: self.ask(Arc::clone(values))?,
             of_null: null.is_valid(0).then(|| null.value(0)),
+            yes: all_known.then(|| of_values.values().iter().collect()),
+            of_values,
         };
         let mut all = lock();
         all.truncate(KEPT - 1);
@@ -113,6 +119,10 @@ impl PhysicalExpr for PerValue {
         }
         let dictionary = column.as_any_dictionary();
         let answers = self.answers(dictionary.values())?;
+        if let (Some(yes), Some(keys)) = (&answers.yes, plain_keys(dictionary.keys())) {
+            let said = BooleanBuffer::collect_bool(keys.len(), |row| yes[keys[row] as usize]);
+            return Ok(ColumnarValue::Array(Arc::new(BooleanArray::from(said))));
+        }
         let said = take(&answers.of_values, dictionary.keys(), None)?;
         let Some(of_null) = answers
             .of_null
@@ -151,6 +161,12 @@ impl PhysicalExpr for PerValue {
     }
 }
 
+/// The keys of rows that all have a value.
+fn plain_keys(keys: &dyn Array) -> Option<&[i32]> {
+    let keys = keys.as_primitive_opt::<Int32Type>()?;
+    (keys.null_count() == 0).then(|| &keys.values()[..])
+}
+
 /// All of several predicates, each of which is so cheap that it is asked of every row. `AND` would
 /// first pick the rows that have passed the others.
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -173,11 +189,17 @@ impl PhysicalExpr for AllOf {
     }
 
     fn evaluate(&self, batch: &RecordBatch) -> Result<ColumnarValue> {
-        let mut passed = BooleanArray::from(vec![true; batch.num_rows()]);
+        let rows = batch.num_rows();
+        let mut passed: Option<BooleanArray> = None;
         for predicate in &self.0 {
-            let said = predicate.evaluate(batch)?.into_array(batch.num_rows())?;
-            passed = and_kleene(&passed, said.as_boolean())?;
+            let said = predicate.evaluate(batch)?.into_array(rows)?;
+            let said = said.as_boolean();
+            passed = Some(match passed {
+                Some(passed) => and_kleene(&passed, said)?,
+                None => said.clone(),
+            });
         }
+        let passed = passed.unwrap_or_else(|| BooleanArray::from(vec![true; rows]));
         Ok(ColumnarValue::Array(Arc::new(passed)))
     }
 
@@ -200,7 +222,6 @@ impl PhysicalExpr for AllOf {
 #[cfg(test)]
 mod tests {
     use datafusion::arrow::array::{DictionaryArray, StringArray};
-    use datafusion::arrow::datatypes::Int32Type;
     use datafusion::physical_expr::expressions::{Column, IsNullExpr, like, lit};
 
     use super::*;

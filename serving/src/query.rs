@@ -140,7 +140,7 @@ impl Queries {
         let base = SessionStateBuilder::new()
             .with_config(session_config(partitions).with_batch_size(BATCH_ROWS))
             .with_runtime_env(env)
-            .with_scalar_functions(SessionStateDefaults::default_scalar_functions())
+            .with_scalar_functions(lambdalake_views::scalar_functions())
             .with_aggregate_functions(lambdalake_views::aggregate_functions())
             .with_window_functions(SessionStateDefaults::default_window_functions())
             .with_expr_planners(SessionStateDefaults::default_expr_planners())

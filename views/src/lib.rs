@@ -32,6 +32,7 @@
 mod aggregates;
 mod answer;
 mod audit;
+mod date_trunc;
 mod error;
 mod finished;
 mod fold;
@@ -47,6 +48,7 @@ mod view;
 
 pub use aggregates::{AggregateInfo, AggregateRule, Class, aggregate_table};
 pub use audit::{Difference, differences};
+pub use date_trunc::scalar_functions;
 pub use error::ViewError;
 pub use finished::{FINISHED_LAYOUT, Finished, UniqueKeys};
 pub use session::session_state;

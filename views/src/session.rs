@@ -20,6 +20,7 @@ use datafusion::physical_optimizer::projection_pushdown::ProjectionPushdown;
 use datafusion::physical_optimizer::sanity_checker::SanityCheckPlan;
 use datafusion::prelude::SessionConfig;
 
+use crate::date_trunc::scalar_functions;
 use crate::sketches::aggregate_functions;
 
 /// The time zone of every view. Part of the definition hash.
@@ -59,6 +60,7 @@ pub fn session_state() -> SessionState {
     SessionStateBuilder::new()
         .with_config(config)
         .with_default_features()
+        .with_scalar_functions(scalar_functions())
         .with_aggregate_functions(aggregate_functions())
         .with_optimizer_rules(rules)
         .with_physical_optimizer_rules(physical)
