@@ -47,6 +47,7 @@ use lambdalake_speed::keys::{RememberedKeys, RunningKeys};
 use lambdalake_speed::writer::WriterHandle;
 use lambdalake_views::PLANNING_STACK_BYTES;
 use tokio::runtime::Runtime;
+use tokio::sync::Notify;
 
 use crate::settings::Settings;
 pub use port::Port;
@@ -65,6 +66,8 @@ struct StreamRuntime {
     keys: Arc<RememberedKeys>,
     /// Held for a whole flush: one at a time, and a recompute fixes its cut under it.
     flush: Mutex<DeltaMirror>,
+    /// Wakes the requests that wait for room in the tail.
+    room: Arc<Notify>,
     /// When the maintenance thread first saw the tail it holds now.
     waiting_since: Mutex<Option<Duration>>,
     /// Where the stream ended when the maintenance thread looked, and since when.

@@ -124,7 +124,8 @@ fn new_name(disk: &Disk, version: u64) -> String {
 /// then shard, then offset. Rows of one shard come in the order of their offsets, and mostly in
 /// that of their times, which a stable sort makes use of.
 fn sorted_order(batches: &[RecordBatch], event_time: Option<&str>) -> Vec<(usize, usize)> {
-    let mut rows = Vec::with_capacity(batches.iter().map(RecordBatch::num_rows).sum());
+    let mut places = Vec::with_capacity(batches.iter().map(RecordBatch::num_rows).sum());
+    let mut keys = Vec::with_capacity(places.capacity());
     for (batch, events) in batches.iter().enumerate() {
         let column = |name| events.column_by_name(name);
         let times = event_time
@@ -132,11 +133,45 @@ fn sorted_order(batches: &[RecordBatch], event_time: Option<&str>) -> Vec<(usize
             .and_then(|times| times.as_primitive_opt::<TimestampMicrosecondType>());
         let shards = column(SHARD).and_then(|shards| shards.as_primitive_opt::<Int32Type>());
         for row in 0..events.num_rows() {
-            let time = times.map(|times| (times.is_null(row), times.value(row)));
-            let shard = shards.map(|shards| shards.value(row));
-            rows.push(((time, shard), (batch, row)));
+            let time = times.map(|times| (!times.is_null(row)).then(|| times.value(row)));
+            let shard = shards.map_or(0, |shards| shards.value(row));
+            keys.push(order_key(time.flatten(), shard, places.len()));
+            places.push((batch, row));
         }
     }
-    rows.sort_by_key(|(key, _)| *key);
-    rows.into_iter().map(|(_, place)| place).collect()
+    keys.sort();
+    let place = |key: u128| places[key as u32 as usize];
+    keys.into_iter().map(place).collect()
+}
+
+/// Numbers that are ordered as time (none last), shard and place are, and end with the place:
+/// comparing one number takes a third of the time of comparing three fields. A part is in memory,
+/// so its places fit 32 bits.
+fn order_key(time: Option<i64>, shard: i32, place: usize) -> u128 {
+    let has_none = u128::from(time.is_none());
+    let time = time.unwrap_or(0) as u64 ^ (1 << 63);
+    has_none << 127 | u128::from(time) << 63 | (shard as u128 & 0x7fff_ffff) << 32 | place as u128
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn order_keys_are_ordered_as_what_they_are_made_of() {
+        let times = [i64::MIN, -1, 0, 1, 1_700_000_000_000_000, i64::MAX];
+        let times = times.into_iter().map(Some).chain([None]);
+        let fields: Vec<(Option<i64>, i32, usize)> = times
+            .flat_map(|time| [0, 1, i32::MAX].map(|shard| (time, shard)))
+            .flat_map(|(time, shard)| [0, 1, u32::MAX as usize].map(|place| (time, shard, place)))
+            .collect();
+        let keys: Vec<u128> = fields.iter().map(|&(t, s, p)| order_key(t, s, p)).collect();
+        assert!(keys.is_sorted_by(|a, b| a < b), "{keys:x?}");
+        let place = |&key: &u128| key as u32 as usize;
+        assert!(
+            keys.iter()
+                .map(place)
+                .eq(fields.iter().map(|field| field.2))
+        );
+    }
 }

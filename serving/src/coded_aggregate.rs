@@ -27,6 +27,7 @@ use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::{EmitTo, GroupsAccumulator};
 use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
+use datafusion::physical_expr::expressions::Literal;
 use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
 use datafusion::physical_plan::aggregates::group_values::{GroupValues, new_group_values};
 use datafusion::physical_plan::aggregates::order::GroupOrdering;
@@ -239,6 +240,7 @@ struct Groups {
     codes: Codes,
     /// The group of each row of a batch.
     of_rows: Vec<usize>,
+    constants: Constants,
 }
 
 impl Groups {
@@ -253,6 +255,7 @@ impl Groups {
             accumulators: accumulators.collect::<Result<_>>()?,
             codes: Codes::default(),
             of_rows: Vec::new(),
+            constants: Constants::default(),
         })
     }
 
@@ -268,7 +271,7 @@ impl Groups {
             let arguments = function.expressions();
             let arguments = arguments
                 .iter()
-                .map(|argument| argument.evaluate(batch)?.into_array(rows));
+                .map(|argument| self.constants.evaluated(argument, batch));
             let arguments = arguments.collect::<Result<Vec<ArrayRef>>>()?;
             let seen: Option<BooleanArray> = match filter {
                 Some(filter) => Some(
@@ -305,6 +308,31 @@ impl Groups {
             + accumulators.map(|states| states.size()).sum::<usize>()
             + self.codes.of_codes.capacity() * size_of::<u32>()
             + self.of_rows.capacity() * size_of::<usize>()
+    }
+}
+
+/// Arguments that are the same for every row, as the `1` that `count(*)` counts: made once.
+#[derive(Default)]
+struct Constants(Vec<(Arc<dyn PhysicalExpr>, ArrayRef)>);
+
+impl Constants {
+    fn evaluated(
+        &mut self,
+        argument: &Arc<dyn PhysicalExpr>,
+        batch: &RecordBatch,
+    ) -> Result<ArrayRef> {
+        let rows = batch.num_rows();
+        if !argument.is::<Literal>() {
+            return argument.evaluate(batch)?.into_array(rows);
+        }
+        self.0
+            .retain(|(known, values)| !known.eq(argument) || values.len() >= rows);
+        if let Some((_, values)) = self.0.iter().find(|(known, _)| known.eq(argument)) {
+            return Ok(values.slice(0, rows));
+        }
+        let values = argument.evaluate(batch)?.into_array(rows)?;
+        self.0.push((Arc::clone(argument), Arc::clone(&values)));
+        Ok(values)
     }
 }
 

@@ -114,6 +114,7 @@ impl Engine {
             self.meters.flushed(name, took, flushed.is_ok());
             let saved_group = if flushed? { keys.group } else { 0 };
             stream.writer.forget(part.end().clone(), saved_group)?;
+            stream.room.notify_waiters();
             if target.is_none() {
                 target = end;
             }

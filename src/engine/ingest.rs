@@ -48,7 +48,7 @@ const PARSE_ATTEMPTS: usize = 16;
 /// Bytes of a body taken from the socket before they are worked on: most bodies are smaller,
 /// and are then handed to the compute runtime once.
 const GATHERED_BYTES: usize = 1024 * 1024;
-/// Pause before a block is offered again to a stream that is full.
+/// Pause before a block is offered again to a stream that is full, unless a flush ends first.
 const FULL_PAUSE: Duration = Duration::from_millis(20);
 /// How often the first block of a body is offered to a full tail: two seconds, in which a flush
 /// that keeps up makes room. A client that is refused sends, and we read, the same body again.
@@ -457,11 +457,19 @@ impl Engine {
                 }
                 Err(error) if pauses < patience(&error, number) => {
                     pauses += 1;
-                    tokio::time::sleep(FULL_PAUSE).await;
+                    self.pause(&context.stream).await;
                 }
                 Err(error) => return Err(from_speed(error)),
             }
         }
+    }
+
+    /// Waits for room in the tail, but not long: another request may take it.
+    async fn pause(&self, stream: &str) {
+        let room = self.stream_runtime(stream);
+        let room = room.map(|it| Arc::clone(&it.room)).unwrap_or_default();
+        // Who is woken and who is not both try again.
+        _ = tokio::time::timeout(FULL_PAUSE, room.notified()).await;
     }
 
     /// Offers a block to the writer once.

@@ -87,6 +87,7 @@ impl Engine {
             writer,
             keys,
             flush: Mutex::new(DeltaMirror::new(Arc::clone(&self.disk), definition)),
+            room: Arc::default(),
             mirror_is_behind: true.into(),
             waiting_since: Mutex::default(),
             quiet: Mutex::default(),
