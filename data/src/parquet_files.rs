@@ -14,7 +14,9 @@ use std::thread;
 use arrow::array::{ArrayRef, RecordBatch};
 use arrow::datatypes::{DataType, Field, FieldRef, SchemaRef};
 use arrow::row::{RowConverter, SortField};
-use parquet::arrow::arrow_writer::{ArrowColumnWriter, ArrowRowGroupWriterFactory, compute_leaves};
+use parquet::arrow::arrow_writer::{
+    ArrowColumnChunk, ArrowColumnWriter, ArrowRowGroupWriterFactory, compute_leaves,
+};
 use parquet::arrow::{ArrowSchemaConverter, ArrowWriter};
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
@@ -60,6 +62,28 @@ struct Column {
     field: FieldRef,
     /// One of each leaf.
     writers: Vec<ArrowColumnWriter>,
+    /// What they have made, once they are closed.
+    chunks: Vec<ArrowColumnChunk>,
+}
+
+impl Column {
+    fn encode(&mut self, rows: Range<usize>, column: &ColumnRows<'_>) -> Result<()> {
+        for from in rows.clone().step_by(ENCODED_ROWS) {
+            let values = column(self.index, from..rows.end.min(from + ENCODED_ROWS))?;
+            let leaves = compute_leaves(&self.field, &values)?;
+            for (writer, leaf) in self.writers.iter_mut().zip(&leaves) {
+                writer.write(leaf)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn close(&mut self) -> Result<()> {
+        for writer in self.writers.drain(..) {
+            self.chunks.push(writer.close()?);
+        }
+        Ok(())
+    }
 }
 
 /// Gives these rows of a column.
@@ -99,10 +123,14 @@ impl ParquetFile {
                 self.group.columns = self.begin_columns()?;
             }
             let to = rows.min(from + ROW_GROUP_ROWS - self.group.rows);
-            encode(&mut self.group.columns, from..to, column)?;
             self.group.rows += to - from;
+            let is_full = self.group.rows == ROW_GROUP_ROWS;
+            beside_each_other(&mut self.group.columns, to - from, |it| {
+                it.encode(from..to, column)?;
+                if is_full { it.close() } else { Ok(()) }
+            })?;
             from = to;
-            if self.group.rows == ROW_GROUP_ROWS {
+            if is_full {
                 self.end_group()?;
             }
         }
@@ -118,6 +146,7 @@ impl ParquetFile {
                 index,
                 field: Arc::clone(field),
                 writers: Vec::new(),
+                chunks: Vec::new(),
             })
             .collect();
         for (leaf, writer) in leaves.into_iter().enumerate() {
@@ -128,10 +157,12 @@ impl ParquetFile {
     }
 
     fn end_group(&mut self) -> Result<()> {
-        let group = std::mem::take(&mut self.group);
+        let mut group = std::mem::take(&mut self.group);
+        // Compresses what is left: as much as all of a short group.
+        beside_each_other(&mut group.columns, group.rows, Column::close)?;
         let mut written = self.file.next_row_group()?;
-        for writer in group.columns.into_iter().flat_map(|column| column.writers) {
-            writer.close()?.append_to_row_group(&mut written)?;
+        for chunk in group.columns.into_iter().flat_map(|column| column.chunks) {
+            chunk.append_to_row_group(&mut written)?;
         }
         written.close()?;
         Ok(())
@@ -167,39 +198,38 @@ impl ParquetFile {
     }
 }
 
-/// Encodes these rows of each column, on as many threads as the machine has cores.
-fn encode(columns: &mut [Column], rows: Range<usize>, column: &ColumnRows<'_>) -> Result<()> {
+/// Does the same for each column, on as many threads as the machine has cores and so many rows
+/// are worth.
+fn beside_each_other(
+    columns: &mut [Column],
+    rows: usize,
+    work: impl Fn(&mut Column) -> Result<()> + Sync,
+) -> Result<()> {
     let cores = thread::available_parallelism().map_or(1, NonZero::get);
     // A thread costs as much as encoding some hundred rows.
-    let encoders = cores.min(MOST_ENCODERS).min(1 + rows.len() / ENCODED_ROWS);
+    let encoders = cores.min(MOST_ENCODERS).min(1 + rows / ENCODED_ROWS);
     // Text takes longest: it must not come last.
     let (text, others): (Vec<_>, Vec<_>) = columns
         .iter_mut()
         .partition(|column| !column.field.data_type().is_primitive());
     let waiting = Mutex::new(text.into_iter().chain(others));
-    let work = || -> Result<()> {
-        loop {
-            let next = waiting
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .next();
-            let Some(next) = next else {
-                return Ok(());
-            };
-            for from in rows.clone().step_by(ENCODED_ROWS) {
-                let values = column(next.index, from..rows.end.min(from + ENCODED_ROWS))?;
-                let leaves = compute_leaves(&next.field, &values)?;
-                for (writer, leaf) in next.writers.iter_mut().zip(&leaves) {
-                    writer.write(leaf)?;
-                }
-            }
+    let next = || {
+        waiting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .next()
+    };
+    let encode = || -> Result<()> {
+        while let Some(column) = next() {
+            work(column)?;
         }
+        Ok(())
     };
     thread::scope(|scope| {
         let others: Vec<_> = (1..encoders)
-            .map_while(|_| thread::Builder::new().spawn_scoped(scope, work).ok())
+            .map_while(|_| thread::Builder::new().spawn_scoped(scope, encode).ok())
             .collect();
-        let mine = work();
+        let mine = encode();
         for other in others {
             match other.join() {
                 Ok(theirs) => theirs?,
