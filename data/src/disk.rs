@@ -211,11 +211,27 @@ impl Disk {
     }
 
     /// Writes the bytes of a shared file anew, in its place: for what a process that died or a
-    /// failed sync may have left not durable, whatever a later sync says.
+    /// failed sync may have left not durable, whatever a later sync says. Without space for a
+    /// second file, over the first.
     pub fn write_again(&self, path: &str, bytes: &[u8]) -> Result<()> {
-        let mut again = self.stage(path)?;
-        again.write(bytes)?;
-        again.publish_over()
+        let again = || {
+            let mut again = self.stage(path)?;
+            again.write(bytes)?;
+            again.publish_over()
+        };
+        match again() {
+            Err(error) if error.is_disk_full() => {
+                let path = Path::new(path);
+                self.files
+                    .overwrite(path, bytes)
+                    .map_err(|e| self.failed("overwrite", path, e))?;
+                let folder = path.parent().unwrap_or(Path::new(""));
+                self.files
+                    .sync_folder(folder)
+                    .map_err(|e| self.failed("sync folder", folder, e))
+            }
+            written => written,
+        }
     }
 
     /// Cuts off the end of a log segment after `bytes`, durably.

@@ -45,6 +45,9 @@ pub trait Files: Send + Sync + std::fmt::Debug {
     fn create_new(&self, path: &Path) -> io::Result<Box<dyn OpenFile>>;
     /// Cuts the file's end off and syncs it.
     fn truncate(&self, path: &Path, bytes: u64) -> io::Result<()>;
+    /// Writes these bytes over a file from its beginning, cuts off what is behind them, and syncs
+    /// it. Needs no space if the file was as long.
+    fn overwrite(&self, path: &Path, bytes: &[u8]) -> io::Result<()>;
     /// A second name for a file; `AlreadyExists` if it is taken.
     fn link(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Another name, taken over if need be.
@@ -107,6 +110,13 @@ impl Files for RealFiles {
     fn truncate(&self, path: &Path, bytes: u64) -> io::Result<()> {
         let file = OpenOptions::new().write(true).open(self.at(path))?;
         file.set_len(bytes)?;
+        file.sync_all()
+    }
+
+    fn overwrite(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        let mut file = OpenOptions::new().write(true).open(self.at(path))?;
+        file.write_all(bytes)?;
+        file.set_len(bytes.len() as u64)?;
         file.sync_all()
     }
 

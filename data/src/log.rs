@@ -208,16 +208,7 @@ impl Log {
             Ending::Whole if is_needed => bytes.len(),
             Ending::Whole => return Ok(()),
         };
-        match self.disk.write_again(path, &bytes[..kept_bytes]) {
-            Err(error) if error.is_disk_full() => {
-                tracing::warn!(
-                    path,
-                    "no space to write the newest log segment again: syncing it"
-                );
-                self.disk.truncate(path, kept_bytes as u64)
-            }
-            written => written,
-        }
+        self.disk.write_again(path, &bytes[..kept_bytes])
     }
 
     /// Broken places that were found at the start and whose events the master dataset has.

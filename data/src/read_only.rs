@@ -39,6 +39,10 @@ impl Files for ReadOnlyFiles {
         refused()
     }
 
+    fn overwrite(&self, _: &Path, _: &[u8]) -> io::Result<()> {
+        refused()
+    }
+
     fn link(&self, _: &Path, _: &Path) -> io::Result<()> {
         refused()
     }

@@ -44,6 +44,7 @@ enum Op {
     Link,
     Rename,
     SyncFolder,
+    Overwrite,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -579,6 +580,20 @@ impl Files for Arc<SimFiles> {
                 inode.current.resize(bytes as usize, 0);
                 inode.clean.resize(bytes as usize, 0);
                 inode.durable = inode.clean.clone();
+            }
+        })
+    }
+
+    fn overwrite(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        let mut state = self.state();
+        state.up()?;
+        let id = state.file(path)?;
+        let outcome = self.begin(&mut state, Op::Overwrite, path);
+        outcome.whole(|| {
+            if let Some(inode) = state.inodes.get_mut(&id) {
+                inode.current = bytes.to_vec();
+                inode.clean = bytes.to_vec();
+                inode.durable = bytes.to_vec();
             }
         })
     }

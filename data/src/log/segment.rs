@@ -79,8 +79,18 @@ impl<'a> Reader<'a> {
         each: &mut EachFrame<'_>,
     ) -> Result<Ending> {
         if !bytes.starts_with(MAGIC) {
-            if is_last && (bytes.len() < MAGIC.len() || bytes.iter().all(|&byte| byte == 0)) {
+            // The beginning and the first group are written together, and a power cut may keep any
+            // part of what was not synced.
+            let has_nothing = bytes.len() < MAGIC.len() || bytes.iter().all(|&byte| byte == 0);
+            let is_torn =
+                || self.pending.is_none() && !self.has_later_group(bytes, MAGIC.len() - 1);
+            if is_last && (has_nothing || is_torn()) {
                 return Ok(Ending::NotBegun);
+            }
+            // Begun by a process that wrote nothing into it, and a power cut took the beginning. Had
+            // there been frames, what follows would not join.
+            if bytes.len() <= MAGIC.len() {
+                return Ok(Ending::Whole);
             }
             let place = format!("{path} does not begin as a log segment");
             self.pending.get_or_insert(place);

@@ -51,9 +51,13 @@ fn events(from: u64, to: u64) -> RecordBatch {
 }
 
 fn frame(group: u64, from: u64, to: u64) -> Vec<u8> {
+    frame_of(group, true, from, to)
+}
+
+fn frame_of(group: u64, is_first: bool, from: u64, to: u64) -> Vec<u8> {
     let header = FrameHeader {
         group,
-        is_first: true,
+        is_first,
         request_id: format!("r{from}"),
         ingested_at_micros: 7,
         schema_id: 1,
@@ -136,6 +140,50 @@ fn a_torn_tail_is_cut_at_every_byte_and_the_log_goes_on() {
         append(&mut log.unwrap(), &[(3, 4)]);
         assert_eq!(open(&disk, 0).1.len(), 2);
     }
+}
+
+#[test]
+fn a_segment_whose_beginning_a_power_cut_lost_has_not_begun() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = Disk::open(folder.path()).unwrap();
+    let (path, bytes) = with_groups(&disk, 1);
+    let group = [bytes, frame_of(1, false, 1, 3), frame_of(1, false, 3, 4)].concat();
+    let next = frame(2, 4, 5);
+    for lost in [9, 100, 512, group.len() / 2] {
+        let mut torn = group.clone();
+        torn[..lost].fill(0);
+        // A group of one sync that never came: nothing of it was acknowledged.
+        std::fs::write(&path, &torn).unwrap();
+        let (log, replayed) = open(&disk, 0);
+        assert!(replayed.is_empty(), "{lost} bytes lost");
+        append(&mut log.unwrap(), &[(0, 2)]);
+        assert_eq!(open(&disk, 0).1.len(), 1);
+        // The next group says that there was one.
+        std::fs::write(&path, [torn, next.clone()].concat()).unwrap();
+        let error = open(&disk, 0)
+            .0
+            .err()
+            .expect("acknowledged events are lost");
+        assert!(matches!(error, DataError::Damaged { .. }), "{error}");
+    }
+}
+
+#[test]
+fn segments_that_hold_nothing_may_lose_their_beginning() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = Disk::open(folder.path()).unwrap();
+    let (path, bytes) = with_groups(&disk, 1);
+    let beside = |number: u32| path.with_file_name(format!("{number:020}"));
+    std::fs::write(beside(2), [0; 6]).unwrap();
+    std::fs::write(beside(3), &bytes[..1]).unwrap();
+    let (log, replayed) = open(&disk, 0);
+    assert_eq!(replayed.len(), 1);
+    append(&mut log.unwrap(), &[(1, 2)]);
+    assert_eq!(open(&disk, 0).1.len(), 2);
+    // One that held something is missed by what follows it.
+    std::fs::write(&path, &bytes[..7]).unwrap();
+    let error = open(&disk, 0).0.err().expect("an event is lost");
+    assert!(matches!(error, DataError::Damaged { .. }), "{error}");
 }
 
 #[test]
