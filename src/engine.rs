@@ -24,6 +24,7 @@ mod port;
 pub(crate) mod publisher;
 mod recompute;
 pub(crate) mod rewrite;
+mod schedule;
 mod streams;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -36,6 +37,7 @@ use anyhow::Context;
 use datafusion::execution::TaskContext;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use lambdalake_batch::history::History;
+use lambdalake_batch::triggers::Triggers;
 use lambdalake_data::delta::DeltaMirror;
 use lambdalake_data::disk::STAGING;
 use lambdalake_data::schema::StreamDefinition;
@@ -97,6 +99,9 @@ pub struct Engine {
     batch_task: Arc<TaskContext>,
     history: History,
     running: Mutex<HashMap<String, Running>>,
+    /// When it was opened.
+    started_micros: i64,
+    triggers: Mutex<HashMap<String, Arc<Triggers>>>,
     running_keys: Arc<RunningKeys>,
     /// Views whose states began anew and wait for a recompute.
     to_fill: Mutex<BTreeSet<String>>,
@@ -185,8 +190,10 @@ impl Engine {
             settings.view_state_budget_bytes,
         )?;
         let engine = Arc::new(Self {
-            history: History::open(Arc::clone(&disk))?,
+            history: History::open(Arc::clone(&disk), settings.recompute_runs_kept)?,
             batch_task: task_context(batch_env, cores),
+            started_micros: clock.now_micros(),
+            triggers: Mutex::default(),
             settings,
             disk,
             clock,

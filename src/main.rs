@@ -4,7 +4,7 @@ use std::thread;
 use anyhow::Context;
 use clap::Parser;
 use lambdalake::cli::args::{Cli, Command};
-use lambdalake::cli::{Exit, generate, ingest, recompute, settings, sql, status};
+use lambdalake::cli::{Exit, generate, ingest, recompute, runs, settings, sql, status};
 use lambdalake::{demo, selftest, serve, verify};
 use lambdalake_views::PLANNING_STACK_BYTES;
 
@@ -48,6 +48,7 @@ fn run() -> anyhow::Result<Exit> {
         Command::Ingest(args) => ingest::run(args),
         Command::Sql(args) => sql::run(args),
         Command::Recompute(args) => recompute::run(args),
+        Command::Runs(args) => runs::run(args),
         Command::Status(args) => status::run(args),
         Command::Verify(args) => verify::run(&args),
         Command::Demo(args) => demo::run(args).map(|()| Exit::Ok),

@@ -20,6 +20,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use chrono_tz::Tz;
 
 use crate::logging::{self, LogFormat};
 
@@ -185,9 +186,33 @@ settings! {
     query_memory_bytes: usize = size("512MiB"), unit "BYTES",
         env "LAMBDALAKE_QUERY_MEMORY_BYTES";
 
-    /// Memory pool of a recompute. Beyond it, states spill to disk.
+    /// Memory pool of all recomputes together. Beyond it, states spill to disk.
     batch_memory_bytes: usize = size("1GiB"), unit "BYTES",
         env "LAMBDALAKE_BATCH_MEMORY_BYTES";
+
+    /// Recomputes that run at a time; more of them wait, in the order in which they were asked
+    /// for.
+    recompute_concurrency: usize = count("1"), unit "RUNS",
+        env "LAMBDALAKE_RECOMPUTE_CONCURRENCY";
+
+    /// Zone of the times in `recompute = '0 3 * * *'`, for views without
+    /// `recompute_time_zone`.
+    recompute_time_zone: Tz = time_zone("UTC"), unit "ZONE",
+        env "LAMBDALAKE_RECOMPUTE_TIME_ZONE";
+
+    /// Recomputes that a clock starts wait up to this long, each view differently, so that not
+    /// all begin at once.
+    recompute_jitter: Duration = optional_duration("0s"), unit "DURATION",
+        env "LAMBDALAKE_RECOMPUTE_JITTER";
+
+    /// Whether recomputes that were due while the server was down are made up for, by one run
+    /// of each view.
+    recompute_catch_up: bool = boolean("true"), unit "BOOL",
+        env "LAMBDALAKE_RECOMPUTE_CATCH_UP";
+
+    /// Ended recomputes that are remembered.
+    recompute_runs_kept: usize = count("1000"), unit "RUNS",
+        env "LAMBDALAKE_RECOMPUTE_RUNS_KEPT";
 
     /// Memory pool of the speed layer: mapping new events and combining panes.
     speed_memory_bytes: usize = size("256MiB"), unit "BYTES",
@@ -289,6 +314,15 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         return Err("must be longer than 0".to_owned());
     }
     Ok(duration)
+}
+
+fn optional_duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|error| format!("`{text}` is not a duration: {error}"))
+}
+
+fn time_zone(text: &str) -> Result<Tz, String> {
+    let reason = || format!("`{text}` is not the name of a time zone such as Europe/Zurich or UTC");
+    text.parse().map_err(|_| reason())
 }
 
 fn boolean(text: &str) -> Result<bool, String> {

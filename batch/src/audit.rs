@@ -35,10 +35,16 @@ const REPORTED: usize = 10;
 pub enum Audit {
     /// Nothing covered the same events before (a new view, or stored states were missing).
     NothingToCompare,
-    /// Every key agrees.
-    Equal,
-    /// They disagree, for example here; at most [`REPORTED`] are kept.
-    Differences(Vec<Difference>),
+    Compared(Comparison),
+}
+
+/// What was found where two sides were walked side by side.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Comparison {
+    /// Groups that were looked at: all, unless so many differed that it ended early.
+    pub groups: u64,
+    /// Where they disagree: none, or some of it, at most [`REPORTED`].
+    pub differences: Vec<Difference>,
 }
 
 impl Audit {
@@ -46,8 +52,8 @@ impl Audit {
     pub fn word(&self) -> &'static str {
         match self {
             Self::NothingToCompare => "nothing_to_compare",
-            Self::Equal => "equal",
-            Self::Differences(_) => "differences",
+            Self::Compared(found) if found.differences.is_empty() => "equal",
+            Self::Compared(_) => "differences",
         }
     }
 }
@@ -79,11 +85,7 @@ impl Auditor {
     pub async fn compare(self, new: Arc<dyn ExecutionPlan>) -> Result<Audit, BatchError> {
         let new = Side::open(&self.view, new, &self.task)?;
         let found = walk(&self.view, self.previous, new).await?;
-        Ok(if found.is_empty() {
-            Audit::Equal
-        } else {
-            Audit::Differences(found)
-        })
+        Ok(Audit::Compared(found))
     }
 }
 
@@ -100,14 +102,13 @@ pub fn stored_rows(
     Ok(finished.finished_rows(stored, &columns)?)
 }
 
-/// Finishes two sets of states of one view and compares them key by key; returns at most
-/// [`REPORTED`] differences.
+/// Finishes two sets of states of one view and compares them key by key.
 pub async fn compare(
     view: &Arc<View>,
     left: Arc<dyn ExecutionPlan>,
     right: Arc<dyn ExecutionPlan>,
     task: &Arc<TaskContext>,
-) -> Result<Vec<Difference>, BatchError> {
+) -> Result<Comparison, BatchError> {
     compare_finished(view, view.finish(left)?, view.finish(right)?, task).await
 }
 
@@ -117,7 +118,7 @@ pub async fn compare_finished(
     left: Arc<dyn ExecutionPlan>,
     right: Arc<dyn ExecutionPlan>,
     task: &Arc<TaskContext>,
-) -> Result<Vec<Difference>, BatchError> {
+) -> Result<Comparison, BatchError> {
     let (left, right) = (
         Side::open(view, left, task)?,
         Side::open(view, right, task)?,
@@ -125,9 +126,9 @@ pub async fn compare_finished(
     walk(view, left, right).await
 }
 
-async fn walk(view: &View, mut left: Side, mut right: Side) -> Result<Vec<Difference>, BatchError> {
-    let mut found = Vec::new();
-    while found.len() < REPORTED {
+async fn walk(view: &View, mut left: Side, mut right: Side) -> Result<Comparison, BatchError> {
+    let mut found = Comparison::default();
+    while found.differences.len() < REPORTED {
         futures::try_join!(left.fill(), right.fill())?;
         let boundary = match (left.last_key()?, right.last_key()?) {
             (None, None) => break,
@@ -139,7 +140,11 @@ async fn walk(view: &View, mut left: Side, mut right: Side) -> Result<Vec<Differ
             (one, other) => one.or(other),
         };
         let (l, r) = (left.take_up_to(&boundary)?, right.take_up_to(&boundary)?);
-        found.extend(differences(view, &[l], &[r], REPORTED - found.len())?);
+        found.groups += l.num_rows().max(r.num_rows()) as u64;
+        let limit = REPORTED - found.differences.len();
+        found
+            .differences
+            .extend(differences(view, &[l], &[r], limit)?);
     }
     Ok(found)
 }

@@ -9,15 +9,64 @@ use serde::{Deserialize, Serialize};
 
 const FOLDER: &str = "runs";
 
-/// Ended runs that are kept; older ones are removed, oldest first.
-const KEPT_RUNS: usize = 1_000;
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RunStatus {
+    /// Waits for other runs to end.
+    Queued,
     Running,
     Succeeded,
     Failed,
+    Cancelled,
+}
+
+impl RunStatus {
+    /// The word that programs see.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Running => "running",
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    pub fn has_ended(self) -> bool {
+        !matches!(self, Self::Queued | Self::Running)
+    }
+}
+
+/// What a run is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RunKind {
+    /// Publishes a new version.
+    #[default]
+    Recompute,
+    /// Only compares, and publishes nothing.
+    Verify,
+}
+
+impl RunKind {
+    /// The word that programs see.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Recompute => "recompute",
+            Self::Verify => "verify",
+        }
+    }
+}
+
+/// Where what was stored differs from what all events give.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FoundDifference {
+    /// The group: `name=value`, joined by commas.
+    pub key: String,
+    /// `(row)` if only one side has the group.
+    pub column: String,
+    pub stored: String,
+    pub recomputed: String,
 }
 
 /// One recompute, running or ended.
@@ -25,7 +74,15 @@ pub enum RunStatus {
 pub struct Run {
     pub run_id: String,
     pub view: String,
+    #[serde(default)]
+    pub kind: RunKind,
     pub status: RunStatus,
+    /// The trigger that was due, or what else asked for it.
+    #[serde(default)]
+    pub started_by: String,
+    /// What its triggers count from; may be earlier than its start, if it had to wait.
+    #[serde(default)]
+    pub asked_at_micros: i64,
     pub started_at_micros: i64,
     pub duration_ms: u64,
     /// Events read so far, of `rows_total`.
@@ -36,6 +93,12 @@ pub struct Run {
     pub cut: Cut,
     /// `equal`, `nothing_to_compare`, `differences`, or empty while running.
     pub audit: String,
+    /// Groups that the audit compared.
+    #[serde(default)]
+    pub groups_compared: u64,
+    /// Some of what it found, if they differ.
+    #[serde(default)]
+    pub differences: Vec<FoundDifference>,
     /// The version that the run published.
     pub version: Option<u64>,
     pub error: Option<String>,
@@ -44,13 +107,15 @@ pub struct Run {
 /// The runs, newest last by id.
 pub struct History {
     disk: Arc<Disk>,
+    /// Ended runs that are kept; older ones are removed, oldest first.
+    kept: usize,
     runs: Mutex<BTreeMap<String, Run>>,
 }
 
 impl History {
     /// Reads what earlier processes left. A file that does not parse is skipped with a
     /// warning: history is for people, nothing depends on it.
-    pub fn open(disk: Arc<Disk>) -> Result<Self, DataError> {
+    pub fn open(disk: Arc<Disk>, kept: usize) -> Result<Self, DataError> {
         let mut runs = BTreeMap::new();
         for info in disk.list(FOLDER)? {
             let bytes = disk.read(&info.path)?.unwrap_or_default();
@@ -63,6 +128,7 @@ impl History {
         }
         Ok(Self {
             disk,
+            kept,
             runs: Mutex::new(runs),
         })
     }
@@ -81,16 +147,20 @@ impl History {
         self.lock().remove(run_id);
     }
 
-    /// Records a run's end, durably.
-    pub fn end(&self, run: Run) -> Result<(), DataError> {
-        let text = serde_json::to_vec(&run)?;
+    /// Stores a run that has ended, durably. Who looks sees it with [`Self::update`].
+    pub fn store(&self, run: &Run) -> Result<(), DataError> {
+        let text = serde_json::to_vec(run)?;
         let path = format!("{FOLDER}/{}.json", run.run_id);
-        self.update(run);
-        self.disk.put_if_absent(&path, &text)?;
+        self.disk.put_if_absent(&path, &text)
+    }
+
+    /// Removes the oldest ended runs beyond those that are kept.
+    pub fn prune(&self) -> Result<(), DataError> {
         let surplus: Vec<String> = {
             let mut runs = self.lock();
-            let surplus = runs.len().saturating_sub(KEPT_RUNS);
-            let old: Vec<String> = runs.keys().take(surplus).cloned().collect();
+            let ended = runs.values().filter(|run| run.status.has_ended());
+            let surplus = ended.clone().count().saturating_sub(self.kept);
+            let old: Vec<String> = ended.take(surplus).map(|run| run.run_id.clone()).collect();
             runs.retain(|id, _| !old.contains(id));
             old
         };

@@ -13,5 +13,6 @@ pub mod error;
 pub mod history;
 pub mod job;
 pub mod schedule;
+pub mod triggers;
 
 pub use error::BatchError;

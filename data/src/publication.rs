@@ -120,7 +120,13 @@ pub struct ViewState {
     pub stream_columns: Vec<Column>,
     /// States made under another definition, schema or engine never mix: see `views`.
     pub definition_hash: String,
+    /// Only in entries of engines that knew nothing but intervals; see [`Self::recompute`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recompute_every_ms: Option<u64>,
+    #[serde(default)]
+    pub schedule: ViewSchedule,
+    #[serde(default)]
+    pub on_mismatch: OnMismatch,
     pub version: Option<ViewVersion>,
     /// Ordered and disjoint, all above the version's cut. What is missing between them is
     /// mapped again from the master dataset.
@@ -130,7 +136,38 @@ pub struct ViewState {
     pub comments: Comments,
 }
 
+/// What becomes of a recompute whose audit finds that the states before it were wrong.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnMismatch {
+    /// Nothing is published; somebody has to look.
+    #[default]
+    Hold,
+    /// It is published, and the difference is told.
+    Publish,
+}
+
+/// When a view is recomputed without being asked.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ViewSchedule {
+    /// As `WITH (recompute = '...')` has it.
+    pub recompute: Option<String>,
+    /// The name of the zone that its times are in; `None` for that of the settings.
+    pub time_zone: Option<String>,
+    /// Nothing but a request recomputes it.
+    pub is_paused: bool,
+    /// When any of this was changed last; what was due before does not count.
+    pub changed_at_micros: i64,
+}
+
 impl ViewState {
+    /// What recomputes it without being asked, as text.
+    pub fn recompute(&self) -> Option<String> {
+        let interval = || self.recompute_every_ms.map(|ms| format!("every {ms}ms"));
+        self.schedule.recompute.clone().or_else(interval)
+    }
+
     /// Everything before it is in the version.
     pub fn batch_cut(&self, shards: u32) -> Cut {
         self.version
@@ -191,16 +228,7 @@ impl PublicationLog {
         let path = path_of(newest);
         let publication = read_entry(&log.disk, &path).map_err(newest_damaged)?;
         let bytes = log.disk.read(&path)?.unwrap_or_default();
-        match log.disk.write_again(&path, &bytes) {
-            Err(error) if error.is_disk_full() => {
-                tracing::warn!(
-                    path,
-                    "no space to write the newest publication again: syncing it"
-                );
-                log.disk.sync_folder(FOLDER)?;
-            }
-            written => written?,
-        }
+        log.disk.write_again(&path, &bytes)?;
         for number in numbers {
             if number + KEPT_ENTRIES <= newest {
                 log.remove(number);

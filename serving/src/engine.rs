@@ -34,6 +34,8 @@ pub trait Engine: Send + Sync + 'static {
     async fn create_stream(&self, spec: StreamSpec) -> Result<(), EngineError>;
     /// Makes a view. Conflict if it exists and the spec does not say `if_not_exists`.
     async fn create_view(&self, spec: ViewSpec) -> Result<(), EngineError>;
+    /// Changes a view's options, or pauses its schedule. NotFound for an unknown view.
+    async fn alter_view(&self, spec: AlterViewSpec) -> Result<(), EngineError>;
     /// Changes a stream's columns. NotFound for an unknown stream or column, Conflict for a
     /// column that exists or cannot change its type.
     async fn alter_stream(&self, spec: AlterSpec) -> Result<(), EngineError>;
@@ -45,9 +47,15 @@ pub trait Engine: Send + Sync + 'static {
     async fn comment(&self, spec: CommentSpec) -> Result<(), EngineError>;
     /// Moves everything acknowledged into the master dataset; of one stream, or of all.
     async fn flush(&self, stream: Option<&str>) -> Result<(), EngineError>;
-    /// Starts a recompute and returns its run id. NotFound for an unknown view, Conflict while
-    /// the view has a run already.
+    /// Starts a recompute, or has it wait for others, and returns its run id. NotFound for an
+    /// unknown view, Conflict while the view has a run already.
     async fn recompute(&self, view: &str) -> Result<String, EngineError>;
+    /// Starts a run that computes the view from all events and compares, but publishes nothing.
+    /// Errors as [`Engine::recompute`].
+    async fn verify_view(&self, view: &str) -> Result<String, EngineError>;
+    /// Asks a run to end; one that waits ends at once. NotFound for an unknown run, Conflict for
+    /// one that has ended.
+    async fn cancel_run(&self, run_id: &str) -> Result<(), EngineError>;
     /// Waits for the end of a run and returns it as [`Engine::run`] does. A run that failed may
     /// be returned as an error, or as an object with a non-null `error`.
     async fn wait_run(&self, run_id: &str) -> Result<Value, EngineError>;
@@ -235,8 +243,48 @@ pub struct ViewSpec {
     pub if_not_exists: bool,
     /// The defining query, as the user wrote it.
     pub select: String,
-    /// Pause between two recomputes; `None` means on demand only.
-    pub recompute_every: Option<Duration>,
+    /// As `WITH` has them; not checked yet.
+    pub options: ViewOptions,
+}
+
+/// Options of a view, as text.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ViewOptions {
+    /// Triggers such as `0 3 * * * or after 1000000 events`; `None` means on demand only.
+    pub recompute: Option<String>,
+    /// The zone of their times; `None` means that of the settings.
+    pub time_zone: Option<String>,
+    /// What becomes of a recompute whose audit finds differences: `hold`, or `publish`.
+    pub on_mismatch: Option<String>,
+}
+
+/// A change of a view's options.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AlterViewSpec {
+    /// The view's name.
+    pub view: String,
+    /// What changes.
+    pub change: ViewChange,
+}
+
+/// See [`AlterViewSpec`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ViewChange {
+    /// What is given takes the place of what was.
+    Set(ViewOptions),
+    /// What is true goes back to what it is without being said.
+    Reset {
+        /// The triggers.
+        recompute: bool,
+        /// The zone of their times.
+        time_zone: bool,
+        /// What becomes of a recompute whose audit finds differences.
+        on_mismatch: bool,
+    },
+    /// Nothing but a request recomputes it.
+    Pause,
+    /// The triggers work again, from now on.
+    Resume,
 }
 
 /// Which part of a view answers a query.

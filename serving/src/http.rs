@@ -121,6 +121,7 @@ impl Route {
             Self::Sql => "GET, POST",
             Self::Query(_) => "DELETE",
             Self::Recompute(_) => "POST",
+            Self::Run(_) => "DELETE, GET, HEAD",
             _ => "GET, HEAD",
         }
     }
@@ -277,13 +278,14 @@ async fn dispatch(
         other => {
             request.params()?.finish()?;
             let coding = negotiate::coding(&request.headers)?;
-            Ok(answer::coded(resource(app, other).await?, coding).await?)
+            let answer = resource(app, other, &request.method).await?;
+            Ok(answer::coded(answer, coding).await?)
         }
     }
 }
 
 /// The routes that take no parameters and answer with JSON of the current state.
-async fn resource(app: &App, route: Route) -> Result<Response, Failure> {
+async fn resource(app: &App, route: Route, method: &Method) -> Result<Response, Failure> {
     let engine = &app.engine;
     let body = match route {
         Route::Streams => json!({"streams": engine.streams()}),
@@ -298,6 +300,12 @@ async fn resource(app: &App, route: Route) -> Result<Response, Failure> {
             ));
         }
         Route::Runs => json!({"runs": engine.runs()}),
+        Route::Run(id) if method == Method::DELETE => {
+            engine.cancel_run(&id).await?;
+            // It ends when its threads have seen that it should.
+            let body = json!({"run_id": id, "cancelled": true});
+            return Ok(json_response(StatusCode::ACCEPTED, &body));
+        }
         Route::Run(id) => found(engine.run(&id), "unknown_run", "run", &id)?,
         Route::Queries => json!({"queries": app.queries.list()}),
         Route::Query(id) => {

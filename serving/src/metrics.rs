@@ -145,11 +145,13 @@ metrics! {
         "Bytes of the stored states of a view, version and panes.";
 
     RECOMPUTES: Counter "lambdalake_recomputes_total" ["view", "outcome"]
-        "Recompute runs, succeeded or failed.";
+        "Recompute runs, succeeded, failed or cancelled.";
     RECOMPUTE_SECONDS: Histogram "lambdalake_recompute_duration_seconds" ["view"]
         "Time of one recompute run.";
     RECOMPUTE_ROWS: Counter "lambdalake_recompute_rows_total" ["view"]
         "Events that recompute runs read.";
+    AUDIT_DIFFERENCES: Counter "lambdalake_audit_differences_total" ["view"]
+        "Runs whose audit found that stored states differ from what all events give.";
     RECOMPUTES_RUNNING: Gauge "lambdalake_recomputes_running" []
         "Recompute runs that have not ended.";
 

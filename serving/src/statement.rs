@@ -28,7 +28,7 @@ use datafusion::sql::sqlparser::tokenizer::{
 use lambdalake_data::publication::Comments;
 
 pub use self::show::Pattern;
-use crate::engine::{AlterSpec, CommentSpec, InsertSpec, StreamSpec, ViewSpec};
+use crate::engine::{AlterSpec, AlterViewSpec, CommentSpec, InsertSpec, StreamSpec, ViewSpec};
 use crate::error::EngineError;
 
 /// Characters of a stream's or view's name: names become folders and metric labels.
@@ -39,7 +39,9 @@ const MAX_DEPTH: usize = 64;
 
 /// What this engine understands, for the hint of every refusal.
 const UNDERSTOOD: &str = "understood are SELECT, WITH, VALUES, EXPLAIN, SHOW TABLES, DESCRIBE, \
-     INSERT, COMMENT ON, CREATE TABLE, ALTER TABLE, CREATE MATERIALIZED VIEW, REFRESH MATERIALIZED VIEW, DROP and FLUSH";
+     INSERT, COMMENT ON, CREATE TABLE, ALTER TABLE, CREATE MATERIALIZED VIEW, \
+     ALTER MATERIALIZED VIEW, REFRESH MATERIALIZED VIEW, VERIFY MATERIALIZED VIEW, \
+     DROP and FLUSH";
 
 /// One statement that this engine carries out.
 #[derive(Debug, Clone, PartialEq)]
@@ -50,6 +52,8 @@ pub enum Statement {
     AlterStream(AlterSpec),
     /// `CREATE MATERIALIZED VIEW`.
     CreateView(ViewSpec),
+    /// `ALTER MATERIALIZED VIEW`.
+    AlterView(AlterViewSpec),
     /// `DROP TABLE` or `DROP [MATERIALIZED] VIEW`.
     Drop {
         /// What kind of thing goes.
@@ -61,6 +65,8 @@ pub enum Statement {
     },
     /// `REFRESH MATERIALIZED VIEW v`.
     Refresh(String),
+    /// `VERIFY MATERIALIZED VIEW v`.
+    Verify(String),
     /// `INSERT INTO stream ...`.
     Insert(InsertSpec),
     /// `COMMENT ON ... IS ...`.
@@ -109,7 +115,11 @@ impl Statement {
         while parser.consume_token(&Token::SemiColon) {}
         let statement = match words[..] {
             ["FLUSH", ..] => parse_flush(&mut parser)?,
-            ["REFRESH", ..] => parse_refresh(&mut parser)?,
+            ["REFRESH", ..] => Statement::Refresh(parse_view_after_word(&mut parser)?),
+            ["VERIFY", ..] => Statement::Verify(parse_view_after_word(&mut parser)?),
+            ["ALTER", "MATERIALIZED", ..] => {
+                Statement::AlterView(alter::parse_alter_view(&mut parser)?)
+            }
             _ => {
                 let parsed = parser.parse_statement().map_err(EngineError::from_parser)?;
                 complexity::check_relations(&parsed)?;
@@ -306,7 +316,7 @@ fn create_view(create: CreateView, select: String) -> Result<ViewSpec, EngineErr
         name: table_name(&create.name)?,
         if_not_exists: create.if_not_exists,
         select,
-        recompute_every: options::recompute_every(with_options(create.options)?)?,
+        options: options::view_options(with_options(create.options)?)?,
     })
 }
 
@@ -352,8 +362,9 @@ fn parse_flush(parser: &mut Parser<'_>) -> Result<Statement, EngineError> {
     Ok(Statement::Flush(Some(table_name(&name)?)))
 }
 
-/// `REFRESH MATERIALIZED VIEW v`, which the parser does not know.
-fn parse_refresh(parser: &mut Parser<'_>) -> Result<Statement, EngineError> {
+/// The view of `REFRESH MATERIALIZED VIEW v` or `VERIFY MATERIALIZED VIEW v`, which the parser
+/// does not know.
+fn parse_view_after_word(parser: &mut Parser<'_>) -> Result<String, EngineError> {
     parser.next_token();
     parser
         .expect_keywords(&[Keyword::MATERIALIZED, Keyword::VIEW])
@@ -361,7 +372,7 @@ fn parse_refresh(parser: &mut Parser<'_>) -> Result<Statement, EngineError> {
     let name = parser
         .parse_object_name(false)
         .map_err(EngineError::from_parser)?;
-    Ok(Statement::Refresh(table_name(&name)?))
+    table_name(&name)
 }
 
 fn expect_end(parser: &mut Parser<'_>) -> Result<(), EngineError> {
@@ -408,8 +419,8 @@ fn refuse_by_first_words(words: &[&str]) -> Result<(), EngineError> {
         ("BEGIN" | "START" | "COMMIT" | "ROLLBACK" | "SAVEPOINT", _) => {
             "there are no transactions: each query sees one consistent snapshot"
         }
-        ("ALTER", [other, ..]) if *other != "TABLE" => {
-            "only ALTER TABLE is: drop it and create it again"
+        ("ALTER", [other, ..]) if !["TABLE", "MATERIALIZED"].contains(other) => {
+            "only ALTER TABLE and ALTER MATERIALIZED VIEW are: drop it and create it again"
         }
         (
             "ATTACH" | "DETACH" | "GRANT" | "REVOKE" | "PREPARE" | "EXECUTE" | "DEALLOCATE"

@@ -40,7 +40,9 @@ pub trait System: Send + Sync {
 pub struct RunRow {
     pub run_id: String,
     pub view: String,
+    pub kind: &'static str,
     pub status: String,
+    pub started_by: String,
     pub started_at_micros: i64,
     pub duration_ms: u64,
     pub rows_read: u64,
@@ -48,6 +50,7 @@ pub struct RunRow {
     pub states: u64,
     pub cut: String,
     pub audit: String,
+    pub groups_compared: u64,
     pub version: Option<u64>,
     pub error: Option<String>,
 }

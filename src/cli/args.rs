@@ -35,6 +35,7 @@ pub enum Command {
     Ingest(IngestArgs),
     Sql(SqlArgs),
     Recompute(RecomputeArgs),
+    Runs(RunsArgs),
     Status(StatusArgs),
     Verify(VerifyArgs),
     Demo(DemoArgs),
@@ -306,6 +307,42 @@ pub struct RecomputeArgs {
     /// Start the run, print its id and return.
     #[arg(long, env = "LAMBDALAKE_RECOMPUTE_NO_WAIT")]
     pub no_wait: bool,
+    #[command(flatten)]
+    pub server: ServerArgs,
+}
+
+/// Show what recomputes did and do, or cancel one.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  lambdalake runs
+  lambdalake runs --view by_status --limit 5
+  lambdalake runs --follow                     goes on with a line for each change
+  lambdalake runs --cancel 1764000000000000-by_status
+
+started by is the trigger that was due, or request, new_view or new_columns.")]
+pub struct RunsArgs {
+    /// Only runs of this view.
+    #[arg(long, value_name = "VIEW", env = "LAMBDALAKE_RUNS_VIEW")]
+    pub view: Option<String>,
+    /// Show so many runs, the newest.
+    #[arg(
+        long,
+        value_name = "RUNS",
+        default_value_t = 20,
+        env = "LAMBDALAKE_RUNS_LIMIT"
+    )]
+    pub limit: usize,
+    /// Go on with a line for each run that begins or ends, until interrupted.
+    #[arg(long, env = "LAMBDALAKE_RUNS_FOLLOW")]
+    pub follow: bool,
+    /// Print each run as a JSON object.
+    #[arg(long, env = "LAMBDALAKE_RUNS_JSON")]
+    pub json: bool,
+    /// Cancel this run; the version before it stays.
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["view", "follow", "json"],
+        env = "LAMBDALAKE_RUNS_CANCEL")]
+    pub cancel: Option<String>,
     #[command(flatten)]
     pub server: ServerArgs,
 }

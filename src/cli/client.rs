@@ -170,6 +170,13 @@ impl Client {
         Answer::read(url, response)
     }
 
+    /// DELETE, and the answer whatever its status is.
+    pub fn delete(&self, url: &Url) -> Result<Answer, ClientError> {
+        let request = || Request::delete(url.as_str()).body(());
+        let response = retry_transport(url, Repeat::Harmful, || self.agent.run(request()?))?;
+        Answer::read(url, response)
+    }
+
     /// POST, and the answer whatever its status is, after waiting for a busy server.
     /// `on_wait` hears of each wait.
     pub fn post(

@@ -84,9 +84,14 @@ fn details(name: &str, kind: &str, table: &Value) -> Vec<String> {
     if let Some(key) = text("shard_key") {
         lines.push(format!("shard key: {key}, {} shards", table["shards"]));
     }
-    if let Some(every) = table["recompute_every_ms"].as_u64() {
-        let every = table::age(std::time::Duration::from_millis(every));
-        lines.push(format!("recomputed every {every}"));
+    if let Some(triggers) = text("recompute") {
+        let zone = text("recompute_time_zone").map_or(String::new(), |zone| format!(" ({zone})"));
+        let paused = if table["paused"] == true {
+            ", paused"
+        } else {
+            ""
+        };
+        lines.push(format!("recompute: {triggers}{zone}{paused}"));
     }
     if let Some(definition) = text("definition") {
         lines.push("definition:".to_owned());
@@ -102,7 +107,8 @@ mod tests {
     #[test]
     fn a_view_is_shown_with_its_definition() {
         let view = json!({
-            "name": "v", "stream": "logs", "comment": "hits", "recompute_every_ms": 60000,
+            "name": "v", "stream": "logs", "comment": "hits", "recompute": "0 3 * * *",
+            "recompute_time_zone": "Europe/Zurich", "paused": true,
             "definition": "SELECT status,\n count(*) AS n",
             "schema": [
                 {"name": "status", "type": "Int64", "nullable": true},
@@ -116,7 +122,7 @@ mod tests {
                 "comment: hits",
                 "  name    type   nullable",
                 "  status  Int64  true",
-                "recomputed every 1m",
+                "recompute: 0 3 * * * (Europe/Zurich), paused",
                 "definition:",
                 "  SELECT status,",
                 "   count(*) AS n",

@@ -22,6 +22,7 @@ mod output;
 mod query;
 pub mod recompute;
 mod render;
+pub mod runs;
 mod session;
 pub mod settings;
 mod shell;

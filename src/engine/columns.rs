@@ -235,7 +235,7 @@ impl Engine {
     pub(super) fn fill_emptied_views(self: &Arc<Self>) {
         let views: Vec<String> = lock(&self.to_fill).iter().cloned().collect();
         for view in views {
-            match self.start_recompute(&view) {
+            match self.start_recompute(&view, "new_columns".to_owned()) {
                 // The run of the generation before is still ending.
                 Err(error) if error.kind == ErrorKind::Conflict => continue,
                 Err(error) => tracing::warn!(view, %error, "not filled yet; recompute it"),

@@ -117,7 +117,11 @@ impl Engine {
             "definition_hash": view.view.definition_hash(),
             "comment": state.comments.table,
             "schema": columns(&view.view.output_schema(), false, &state.comments),
-            "recompute_every_ms": state.recompute_every_ms,
+            "recompute": state.recompute(),
+            "recompute_time_zone": state.schedule.time_zone,
+            "paused": state.schedule.is_paused,
+            "on_mismatch": state.on_mismatch,
+            "next_run_at": self.next_run_at(view).map(rfc3339),
             "version": view.version.as_ref().map(|version| version.number),
             "versions": view.version.iter().map(|version| json!({
                 "number": version.number,
@@ -145,7 +149,9 @@ impl Engine {
         json!({
             "run_id": run.run_id,
             "view": run.view,
+            "kind": run.kind,
             "status": run.status,
+            "started_by": run.started_by,
             "started_at": rfc3339(run.started_at_micros),
             "duration_ms": duration_ms,
             "rows_read": rows_read,
@@ -153,6 +159,8 @@ impl Engine {
             "states": run.states_rows,
             "cut": (0..run.cut.shards()).map(|shard| run.cut.offset(shard)).collect::<Vec<_>>(),
             "audit": run.audit,
+            "groups_compared": run.groups_compared,
+            "differences": run.differences,
             "version": run.version,
             "error": run.error,
         })
@@ -179,15 +187,12 @@ impl System for Engine {
         let runs = self.history.all();
         let row = |run: Run| {
             let (rows_read, duration_ms) = self.progress_of(&run);
-            let status = match run.status {
-                RunStatus::Running => "running",
-                RunStatus::Succeeded => "succeeded",
-                RunStatus::Failed => "failed",
-            };
             RunRow {
                 run_id: run.run_id,
                 view: run.view,
-                status: status.to_owned(),
+                kind: run.kind.word(),
+                status: run.status.word().to_owned(),
+                started_by: run.started_by,
                 started_at_micros: run.started_at_micros,
                 duration_ms,
                 rows_read,
@@ -195,6 +200,7 @@ impl System for Engine {
                 states: run.states_rows,
                 cut: run.cut.to_string(),
                 audit: run.audit,
+                groups_compared: run.groups_compared,
                 version: run.version,
                 error: run.error,
             }

@@ -10,8 +10,6 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
-use lambdalake_batch::schedule::{Schedule, Scheduled};
-use lambdalake_serving::engine::ErrorKind;
 use lambdalake_speed::writer::UNSAVED_KEYS;
 
 use super::{Engine, RETRY, StreamRuntime, lock, step_back};
@@ -34,14 +32,13 @@ impl Maintenance {
             .name("maintenance".to_owned())
             .spawn(move || {
                 step_back();
-                let mut schedule = Schedule::default();
                 while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(TICK) {
                     let Some(engine) = Weak::upgrade(&engine) else {
                         return;
                     };
                     engine.beat();
                     engine.meters.upkeep();
-                    engine.upkeep(&mut schedule);
+                    engine.upkeep();
                 }
             })?;
         Ok(Self { stop, thread })
@@ -62,13 +59,13 @@ impl Maintenance {
 
 impl Engine {
     /// Does once what is due: flushes, scheduled recomputes, mapping ahead.
-    pub fn upkeep(self: &Arc<Self>, schedule: &mut Schedule) {
+    pub fn upkeep(self: &Arc<Self>) {
         for stream in self.all_streams() {
             self.flush_if_due(&stream);
             self.rewrite_if_due(&stream);
             self.mark_if_quiet(&stream);
         }
-        self.start_due_recomputes(schedule);
+        self.start_due_recomputes();
         self.fill_emptied_views();
         self.map_ahead();
     }
@@ -114,32 +111,6 @@ impl Engine {
             *lock(&stream.waiting_since) = Some(self.clock.monotonic());
         } else {
             *lock(&stream.waiting_since) = None;
-        }
-    }
-
-    fn start_due_recomputes(self: &Arc<Self>, schedule: &mut Schedule) {
-        let publication = self.publisher.publication();
-        let now = self.clock.now_micros();
-        let views = publication.views.values().filter_map(|view| {
-            self.refuse_stopped(&view.stream).ok()?;
-            let made = view
-                .version
-                .as_ref()
-                .map_or(view.created_at_micros, |v| v.created_at_micros);
-            Some(Scheduled {
-                view: &view.name,
-                every: Duration::from_millis(view.recompute_every_ms?),
-                age: Duration::from_micros(now.saturating_sub(made).max(0) as u64),
-            })
-        });
-        for view in schedule.due(self.clock.monotonic(), views) {
-            match self.start_recompute(&view) {
-                Ok(run_id) => tracing::info!(view, run_id, "scheduled recompute started"),
-                Err(error) if error.kind == ErrorKind::Conflict => {
-                    tracing::info!(view, "the last recompute still runs; skipping this one");
-                }
-                Err(error) => tracing::error!(view, %error, "scheduled recompute did not start"),
-            }
         }
     }
 

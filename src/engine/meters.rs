@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use datafusion::execution::memory_pool::MemoryPool;
-use lambdalake_batch::history::{Run, RunStatus};
+use lambdalake_batch::history::Run;
 use lambdalake_serving::engine::IngestReply;
 use lambdalake_serving::metrics as names;
 use lambdalake_serving::metrics::Meters;
@@ -118,12 +118,15 @@ impl EngineMeters {
     }
 
     /// Counts a run that has ended.
+    /// An audit has found that the stored states of a view are wrong.
+    pub(super) fn differs(&self, view: &str) {
+        let runs = self.meters.counter(&names::AUDIT_DIFFERENCES, &[view]);
+        runs.increment(1);
+    }
+
     pub(super) fn recomputed(&self, run: &Run) {
         let view = run.view.as_str();
-        let outcome = match run.status {
-            RunStatus::Succeeded => "succeeded",
-            _ => "failed",
-        };
+        let outcome = run.status.word();
         let runs = self.meters.counter(&names::RECOMPUTES, &[view, outcome]);
         runs.increment(1);
         self.meters

@@ -5,10 +5,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use futures::TryStreamExt;
+use lambdalake_batch::history::RunKind;
 use lambdalake_data::DataError;
 use lambdalake_serving::engine::{
-    self as port, AlterSpec, Answer, CommentSpec, EngineError, ErrorKind, Health, IngestReply,
-    IngestRequest, QueryRequest, StreamSpec, ViewSpec,
+    self as port, AlterSpec, AlterViewSpec, Answer, CommentSpec, EngineError, ErrorKind, Health,
+    IngestReply, IngestRequest, QueryRequest, StreamSpec, ViewSpec,
 };
 use lambdalake_serving::metrics::Meters;
 use lambdalake_speed::SpeedError;
@@ -146,6 +147,10 @@ impl port::Engine for Port {
             .await?
     }
 
+    async fn alter_view(&self, spec: AlterViewSpec) -> Result<(), EngineError> {
+        self.0.off_io(move |engine| engine.alter_view(spec)).await?
+    }
+
     async fn create_view(&self, spec: ViewSpec) -> Result<(), EngineError> {
         self.0
             .off_io(move |engine| {
@@ -158,7 +163,7 @@ impl port::Engine for Port {
                     .is_some_and(|view| !view.gaps().is_empty());
                 if created && has_history {
                     // Exact from the first query on either way; this makes it quick.
-                    if let Err(error) = engine.start_recompute(&name) {
+                    if let Err(error) = engine.start_recompute(&name, "new_view".to_owned()) {
                         tracing::warn!(view = name, %error, "not filled yet; recompute it");
                     }
                 }
@@ -213,7 +218,19 @@ impl port::Engine for Port {
     }
 
     async fn recompute(&self, view: &str) -> Result<String, EngineError> {
-        self.0.start_recompute(view)
+        self.0.start_recompute(view, "request".to_owned())
+    }
+
+    async fn verify_view(&self, view: &str) -> Result<String, EngineError> {
+        self.0
+            .start_run(view, "request".to_owned(), RunKind::Verify)
+    }
+
+    async fn cancel_run(&self, run_id: &str) -> Result<(), EngineError> {
+        let run_id = run_id.to_owned();
+        self.0
+            .off_io(move |engine| engine.cancel_recompute(&run_id))
+            .await?
     }
 
     async fn wait_run(&self, run_id: &str) -> Result<Value, EngineError> {

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use lambdalake_batch::audit::Audit;
-use lambdalake_batch::history::{Run, RunStatus};
+use lambdalake_batch::history::{FoundDifference, Run, RunKind, RunStatus};
 use lambdalake_batch::job::{self, Progress, RecomputeJob, RecomputeOutput};
 use lambdalake_data::Cut;
-use lambdalake_data::publication::ViewVersion;
+use lambdalake_data::publication::{OnMismatch, ViewVersion};
 use lambdalake_data::scan::ScanFile;
 use lambdalake_serving::engine::{EngineError, ErrorKind};
 use lambdalake_serving::snapshot::ViewSnapshot;
-use lambdalake_views::{FINISHED_LAYOUT, PLANNING_STACK_BYTES};
+use lambdalake_views::{Difference, FINISHED_LAYOUT, PLANNING_STACK_BYTES};
 use tokio::sync::watch;
 
 use super::damage::{Damage, Found};
@@ -26,6 +26,14 @@ pub(super) struct Running {
     cut: Option<Cut>,
     /// Closed when the run has ended, for those who wait.
     ended: watch::Receiver<()>,
+    /// What it needs to begin, while it waits for others to end.
+    queued: Option<Queued>,
+}
+
+/// See [`Running::queued`].
+struct Queued {
+    run: Run,
+    ending: watch::Sender<()>,
 }
 
 impl Running {
@@ -48,8 +56,22 @@ impl Running {
 }
 
 impl Engine {
-    /// Starts a recompute in a thread of its own.
-    pub(super) fn start_recompute(self: &Arc<Self>, name: &str) -> Result<String, EngineError> {
+    /// Starts a recompute, or has it wait until so many others run no more.
+    pub(super) fn start_recompute(
+        self: &Arc<Self>,
+        name: &str,
+        started_by: String,
+    ) -> Result<String, EngineError> {
+        self.start_run(name, started_by, RunKind::Recompute)
+    }
+
+    /// The same for a run of any kind.
+    pub(super) fn start_run(
+        self: &Arc<Self>,
+        name: &str,
+        started_by: String,
+        kind: RunKind,
+    ) -> Result<String, EngineError> {
         let publication = self.publisher.publication();
         let Some(view) = publication.views.get(name) else {
             let message = format!("there is no view {name}");
@@ -58,8 +80,26 @@ impl Engine {
         self.refuse_stopped(&view.stream)?;
         let now = self.clock.now_micros();
         let run_id = format!("{now:016}-{name}");
-        let progress = Arc::new(Progress::default());
         let (ending, ended) = watch::channel(());
+        let run = Run {
+            run_id: run_id.clone(),
+            view: name.to_owned(),
+            kind,
+            status: RunStatus::Queued,
+            started_by,
+            asked_at_micros: now,
+            started_at_micros: now,
+            duration_ms: 0,
+            rows_read: 0,
+            rows_total: 0,
+            states_rows: 0,
+            cut: Cut::default(),
+            audit: String::new(),
+            groups_compared: 0,
+            differences: Vec::new(),
+            version: None,
+            error: None,
+        };
         {
             let mut running = lock(&self.running);
             if let Some(other) = running.get(name) {
@@ -70,63 +110,122 @@ impl Engine {
                     message,
                 ));
             }
-            let run_id = run_id.clone();
-            let progress = Arc::clone(&progress);
-            running.insert(
-                name.to_owned(),
-                Running {
-                    run_id,
-                    progress,
-                    cut: None,
-                    ended,
-                },
-            );
+            self.history.update(run.clone());
+            let waiting = Running {
+                run_id: run_id.clone(),
+                progress: Arc::default(),
+                cut: None,
+                ended,
+                queued: Some(Queued { run, ending }),
+            };
+            running.insert(name.to_owned(), waiting);
         }
+        self.start_queued();
+        Ok(run_id)
+    }
+
+    /// Starts what waits longest, as long as fewer run than may.
+    fn start_queued(self: &Arc<Self>) {
+        loop {
+            let (queued, progress) = {
+                let mut running = lock(&self.running);
+                let is_queued = |running: &&mut Running| running.queued.is_some();
+                let waiting = running.values().filter(|it| it.queued.is_some()).count();
+                if running.len() - waiting >= self.settings.recompute_concurrency {
+                    return;
+                }
+                // Names of runs begin with the time.
+                let next = running.values_mut().filter(is_queued);
+                let Some(next) = next.min_by(|a, b| a.run_id.cmp(&b.run_id)) else {
+                    return;
+                };
+                (next.queued.take(), Arc::clone(&next.progress))
+            };
+            if let Some(queued) = queued {
+                self.spawn_recompute(queued, progress);
+            }
+        }
+    }
+
+    /// Runs in a thread of its own.
+    fn spawn_recompute(self: &Arc<Self>, queued: Queued, progress: Arc<Progress>) {
+        let Queued { run, ending } = queued;
         let begun = Run {
-            run_id: run_id.clone(),
-            view: name.to_owned(),
             status: RunStatus::Running,
-            started_at_micros: now,
-            duration_ms: 0,
-            rows_read: 0,
-            rows_total: 0,
-            states_rows: 0,
-            cut: Cut::default(),
-            audit: String::new(),
-            version: None,
-            error: None,
+            started_at_micros: self.clock.now_micros(),
+            ..run
         };
         self.history.update(begun.clone());
-        let engine = Arc::clone(self);
-        let view = name.to_owned();
+        let (engine, unspawned) = (Arc::clone(self), begun.clone());
         let spawned = std::thread::Builder::new()
             .name("recompute".to_owned())
             .stack_size(PLANNING_STACK_BYTES)
             .spawn(move || {
                 let started = engine.clock.monotonic();
                 // Whatever happens, the run must end and the view be free for the next one.
-                let work =
-                    AssertUnwindSafe(|| engine.recompute_now(&view, begun.clone(), &progress));
+                let work = AssertUnwindSafe(|| engine.recompute_now(begun.clone(), &progress));
                 let mut ended = catch_unwind(work).unwrap_or_else(|_| Run {
                     status: RunStatus::Failed,
                     error: Some("the recompute panicked; see the log".to_owned()),
-                    ..begun.clone()
+                    ..begun
                 });
                 ended.duration_ms = (engine.clock.monotonic() - started).as_millis() as u64;
                 ended.rows_read = progress.rows_read.load(Ordering::Relaxed);
                 engine.meters.recomputed(&ended);
-                if let Err(error) = engine.history.end(ended) {
-                    tracing::warn!(%error, "the run's history could not be stored");
-                }
-                lock(&engine.running).remove(&view);
+                engine.end_run(ended);
+                engine.start_queued();
                 drop(ending);
             });
         if let Err(error) = spawned {
-            lock(&self.running).remove(name);
-            self.history.forget(&run_id);
-            return Err(EngineError::internal("no thread for the recompute").because(error));
+            self.end_run(Run {
+                status: RunStatus::Failed,
+                error: Some(format!("no thread for the recompute: {error}")),
+                ..unspawned
+            });
         }
-        Ok(run_id)
+    }
+
+    /// Keeps what became of a run, and lets the view have another. Both at once for who looks: a
+    /// run that has ended is in nobody's way.
+    fn end_run(&self, ended: Run) {
+        if let Err(error) = self.history.store(&ended) {
+            tracing::warn!(%error, "the run's history could not be stored");
+        }
+        {
+            let mut running = lock(&self.running);
+            running.remove(&ended.view);
+            self.history.update(ended);
+        }
+        if let Err(error) = self.history.prune() {
+            tracing::warn!(%error, "old runs could not be removed");
+        }
+    }
+
+    /// Asks a run to end. One that waits ends at once.
+    pub(super) fn cancel_recompute(self: &Arc<Self>, run_id: &str) -> Result<(), EngineError> {
+        let queued = {
+            let mut running = lock(&self.running);
+            let Some(found) = running.values_mut().find(|it| it.run_id == run_id) else {
+                drop(running);
+                return Err(match self.history.get(run_id) {
+                    Some(_) => {
+                        let message = format!("run {run_id} has ended");
+                        EngineError::new(ErrorKind::Conflict, "run_ended", message)
+                    }
+                    None => {
+                        let message = format!("there is no run {run_id}");
+                        EngineError::not_found("unknown_run", message)
+                    }
+                });
+            };
+            found.cancel();
+            found.queued.take()
+        };
+        if let Some(Queued { run, ending }) = queued {
+            self.end_run(cancelled(run));
+            drop(ending);
+        }
+        Ok(())
     }
 
     /// Waits until a run has ended. Returns at once if it is not running.
@@ -141,18 +240,22 @@ impl Engine {
         }
     }
 
-    fn recompute_now(self: &Arc<Self>, view: &str, begun: Run, progress: &Arc<Progress>) -> Run {
-        let mut run = begun;
-        let mut done = self.try_recompute(view, &mut run, progress);
+    fn recompute_now(self: &Arc<Self>, begun: Run, progress: &Arc<Progress>) -> Run {
+        let (mut run, view) = (begun.clone(), begun.view);
+        let mut done = self.try_recompute(&view, &mut run, progress);
         if let Err(error) = &done
             && let Some(damage) = Damage::in_error(error.as_ref())
             && self.note(&damage) == Found::States
         {
             // The states to compare with were broken; without them there is nothing to compare.
-            done = self.try_recompute(view, &mut run, progress);
+            done = self.try_recompute(&view, &mut run, progress);
         }
         match done {
             Ok(()) => run.status = RunStatus::Succeeded,
+            Err(_) if progress.cancelled.load(Ordering::Relaxed) => {
+                tracing::info!(view, "recompute cancelled");
+                run = cancelled(run);
+            }
             Err(error) => {
                 tracing::warn!(view, error = format!("{error:#}"), "recompute failed");
                 run.status = RunStatus::Failed;
@@ -187,25 +290,36 @@ impl Engine {
         let output = self.batch.block_on(self.batch.spawn(work))??;
         run.audit = output.audit.word().to_owned();
         run.states_rows = output.files.iter().map(|file| file.rows).sum();
-        if let Audit::Differences(found) = &output.audit {
+        if let Audit::Compared(found) = &output.audit {
+            run.groups_compared = found.groups;
+            run.differences = found.differences.iter().map(told).collect();
+        }
+        let differs = !run.differences.is_empty();
+        if differs {
+            self.meters.differs(name);
+            tracing::error!(
+                view = name,
+                run_id = run.run_id,
+                "the stored states differ from a recompute: {}",
+                shown(&run.differences)
+            );
+        }
+        let holds = differs && view.state.on_mismatch == OnMismatch::Hold;
+        if run.kind == RunKind::Verify || holds {
             for file in &output.files {
                 self.disk.remove(&file.path)?;
             }
-            let shown: Vec<String> = found
-                .iter()
-                .map(|d| {
-                    format!(
-                        "{} {}: stored {}, recomputed {}",
-                        d.key, d.column, d.left, d.right
-                    )
-                })
-                .collect();
-            anyhow::bail!(
-                "the audit found that the stored states differ from a recompute ({}); nothing was \
-                 published. If the stored states are at fault, drop the view and create it again",
-                shown.join("; ")
-            );
         }
+        if run.kind == RunKind::Verify {
+            return Ok(());
+        }
+        anyhow::ensure!(
+            !holds,
+            "the audit found that the stored states differ from a recompute ({}); nothing was \
+             published. To take what was recomputed, ALTER MATERIALIZED VIEW {name} SET \
+             (on_mismatch = 'publish') and recompute it",
+            shown(&run.differences)
+        );
         run.version = Some(self.publish_version(&view, cut, output, &run.run_id)?);
         Ok(())
     }
@@ -277,4 +391,34 @@ fn previous_states(view: &ViewSnapshot) -> Option<Vec<ScanFile>> {
     let has_states = view.version.is_some() || !view.panes.is_empty();
     (has_states && view.gaps().is_empty())
         .then(|| [view.version_files(), view.pane_files()].concat())
+}
+
+fn cancelled(run: Run) -> Run {
+    Run {
+        status: RunStatus::Cancelled,
+        error: Some("the run was cancelled; the version before it stays".to_owned()),
+        ..run
+    }
+}
+
+fn told(difference: &Difference) -> FoundDifference {
+    FoundDifference {
+        key: difference.key.clone(),
+        column: difference.column.clone(),
+        stored: difference.left.clone(),
+        recomputed: difference.right.clone(),
+    }
+}
+
+fn shown(differences: &[FoundDifference]) -> String {
+    let shown = differences.iter().map(|it| {
+        let FoundDifference {
+            key,
+            column,
+            stored,
+            recomputed,
+        } = it;
+        format!("{key} {column}: stored {stored}, recomputed {recomputed}")
+    });
+    shown.collect::<Vec<_>>().join("; ")
 }

@@ -18,6 +18,7 @@ use lambdalake_views::View;
 
 use super::keys::load_keys;
 use super::port::{from_data, from_view};
+use super::schedule::{on_mismatch_of, schedule_of};
 use super::{Engine, StreamRuntime, lock};
 
 /// A stream has at most this many shards: each is a counter in every cut.
@@ -201,6 +202,9 @@ impl Engine {
             );
             return Err(EngineError::bad_request("view_over_view", message));
         }
+        let now = self.clock.now_micros();
+        let schedule = schedule_of(&spec.options, now)?;
+        let on_mismatch = on_mismatch_of(&spec.options)?.unwrap_or_default();
         let view = Arc::new(View::compile(&spec.select, &resolve).map_err(from_view)?);
         let stream = view.stream().to_owned();
         let source = snapshot.streams.get(&stream).ok_or_else(|| {
@@ -208,7 +212,6 @@ impl Engine {
         })?;
         source.readable()?;
         let columns = source.definition.columns.clone();
-        let now = self.clock.now_micros();
         let publisher = Arc::clone(&self.publisher);
         let made = self.publisher.change(|next| -> Result<bool, ChangeError> {
             if next.streams.contains_key(&spec.name) {
@@ -235,7 +238,9 @@ impl Engine {
                 select: spec.select.clone(),
                 stream_columns: columns,
                 definition_hash: view.definition_hash().to_owned(),
-                recompute_every_ms: spec.recompute_every.map(|every| every.as_millis() as u64),
+                recompute_every_ms: None,
+                schedule: schedule.clone(),
+                on_mismatch,
                 version: None,
                 panes: Vec::new(),
                 created_at_micros: now,

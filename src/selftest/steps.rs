@@ -12,6 +12,22 @@ pub const STREAMS: usize = 2;
 /// Kinds of views; each stream may have one of each.
 pub const VIEWS: usize = 3;
 
+/// What a kind of view is made with.
+pub const SCHEDULES: [&str; VIEWS] = [
+    "WITH (recompute = 'every 1 minute or after 30 events')",
+    "WITH (recompute = '* * * * * or lag over 90 s', recompute_time_zone = 'Europe/Zurich')",
+    "",
+];
+
+/// How a view is altered.
+pub const CHANGES: [&str; 5] = [
+    "PAUSE",
+    "RESUME",
+    "SET (recompute = 'every 10 s')",
+    "SET (recompute = '0 3 * * * or speed layer over 1 kB')",
+    "RESET (recompute)",
+];
+
 #[derive(Clone, Debug, PartialEq)]
 pub enum Step {
     CreateStream {
@@ -28,6 +44,10 @@ pub enum Step {
     DropView {
         stream: usize,
         kind: usize,
+    },
+    /// What recomputes the first view of the first stream without being asked.
+    AlterView {
+        change: usize,
     },
     Ingest {
         stream: usize,
@@ -81,7 +101,7 @@ impl Step {
             | Self::Flush { stream, .. }
             | Self::Recompute { stream, .. } => Some(*stream),
             // What is due is due of any; the first has most of it.
-            Self::Upkeep { .. } => Some(0),
+            Self::Upkeep { .. } | Self::AlterView { .. } => Some(0),
             Self::Restart { .. } | Self::Arm { .. } | Self::FreeSpace => None,
         }
     }
@@ -148,7 +168,10 @@ fn step(random: &mut StdRng) -> Step {
             after: random.random_range(0..40),
             fault: fault(random),
         },
-        _ => Step::FreeSpace,
+        98 => Step::FreeSpace,
+        _ => Step::AlterView {
+            change: random.random_range(0..CHANGES.len()),
+        },
     }
 }
 

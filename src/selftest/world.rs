@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use lambdalake_batch::schedule::Schedule;
 use lambdalake_data::Clock;
 use lambdalake_data::disk::Disk;
 use lambdalake_data::input::Encoding;
@@ -19,7 +18,7 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 use super::model::{Fate, Request, SHARDS, StreamModel, select};
-use super::steps::{Ending, STREAMS, Step, VIEWS};
+use super::steps::{CHANGES, Ending, SCHEDULES, STREAMS, Step, VIEWS};
 use crate::engine::{Engine, Port, Surroundings};
 use crate::settings::{Settings, SettingsFlags};
 
@@ -77,7 +76,6 @@ pub struct World {
     spill: TempDir,
     driver: Runtime,
     port: Option<Port>,
-    schedule: Schedule,
     slots: [Slot; STREAMS],
     requests: usize,
     tally: Tally,
@@ -103,7 +101,6 @@ impl World {
             spill: tempfile::tempdir()?,
             driver,
             port: None,
-            schedule: Schedule::default(),
             slots: Default::default(),
             requests: 0,
             tally: Tally::default(),
@@ -169,6 +166,7 @@ impl World {
             Step::CreateStream { stream } => self.create_stream(*stream),
             Step::DropStream { stream } => self.drop_stream(*stream),
             Step::CreateView { stream, kind } => self.create_view(*stream, *kind),
+            Step::AlterView { change } => self.alter_view(*change),
             Step::DropView { stream, kind } => self.drop_view(*stream, *kind),
             Step::Ingest {
                 stream,
@@ -218,7 +216,7 @@ impl World {
                 let micros = i64::try_from(*millis).unwrap_or_default() * 1_000;
                 self.clock.micros.fetch_add(micros, Ordering::SeqCst);
                 if let Some(port) = &self.port {
-                    port.0.upkeep(&mut self.schedule);
+                    port.0.upkeep();
                 }
                 self.wait_idle()
             }
@@ -272,6 +270,7 @@ impl World {
                 match statement {
                     Statement::CreateStream(spec) => port.create_stream(spec).await,
                     Statement::CreateView(spec) => port.create_view(spec).await,
+                    Statement::AlterView(spec) => port.alter_view(spec).await,
                     _ => Err(EngineError::internal("not a statement of the world")),
                 }
             })
@@ -338,8 +337,21 @@ impl World {
         }
         let name = view_name(stream, kind);
         let select = select(&stream_name(stream), kind);
-        let made = self.statement(&format!("CREATE MATERIALIZED VIEW {name} AS {select}"))?;
+        let with = SCHEDULES[kind];
+        let sql = format!("CREATE MATERIALIZED VIEW {name} {with} AS {select}");
+        let made = self.statement(&sql)?;
         self.settle_view(stream, kind, made.is_ok(), true);
+        Ok(())
+    }
+
+    /// Answers must be right whatever recomputes a view, so what became of it does not matter.
+    fn alter_view(&mut self, change: usize) -> Result<(), String> {
+        let is_there = |model: &StreamModel| model.views.contains(&0);
+        if self.slots[0].model.as_ref().is_some_and(is_there) {
+            let (name, change) = (view_name(0, 0), CHANGES[change % CHANGES.len()]);
+            let sql = format!("ALTER MATERIALIZED VIEW {name} {change}");
+            _ = self.statement(&sql)?;
+        }
         Ok(())
     }
 
@@ -581,7 +593,6 @@ impl World {
 
     fn open(&mut self) -> anyhow::Result<()> {
         self.tally.starts += 1;
-        self.schedule = Schedule::default();
         let mut settings = Settings::resolve(SettingsFlags::default(), None)?;
         settings.auto_create_streams = false;
         settings.log_segment_bytes = 3_000;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use chrono_tz::Tz;
 
 use crate::logging::LogFormat;
 
@@ -29,6 +30,14 @@ pub(super) fn count<T: ToString>(count: &T) -> String {
 
 pub(super) fn duration(duration: &Duration) -> String {
     humantime::format_duration(*duration).to_string()
+}
+
+pub(super) fn optional_duration(duration: &Duration) -> String {
+    self::duration(duration)
+}
+
+pub(super) fn time_zone(zone: &Tz) -> String {
+    zone.name().to_owned()
 }
 
 pub(super) fn boolean(value: &bool) -> String {

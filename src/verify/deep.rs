@@ -140,11 +140,11 @@ impl Deep {
         };
         let (stored, scratch) = (whole.stored()?, whole.direct_pass()?);
         let compared = compare(&whole.view, stored, scratch, &self.task);
-        let mut found = self.runtime.block_on(compared)?;
+        let mut found = self.runtime.block_on(compared)?.differences;
         if let Some((rows, states)) = whole.finished_rows()? {
             let finished = whole.view.finish(states)?;
             let compared = compare_finished(&whole.view, rows, finished, &self.task);
-            found.extend(self.runtime.block_on(compared)?);
+            found.extend(self.runtime.block_on(compared)?.differences);
         }
         Ok(found)
     }

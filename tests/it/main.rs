@@ -1,6 +1,7 @@
 //! The one integration-test binary: one link instead of one for each file.
 
 mod answers;
+mod audit;
 mod bad_input;
 mod catalog;
 mod cli;
@@ -29,6 +30,7 @@ mod readers;
 mod real_log;
 mod restart;
 mod round_trip;
+mod schedules;
 mod schema_change;
 mod selftest;
 mod server;

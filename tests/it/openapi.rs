@@ -87,6 +87,8 @@ fn resources(asked: &mut Asked<'_>) {
     let run = format!("/api/v1/runs/{}", run["run_id"].as_str().expect("an id"));
     asked.get(RUN, &run, 200);
     asked.server.sql("REFRESH MATERIALIZED VIEW by_status");
+    let ended = asked.server.delete(&run);
+    asked.fits("delete", RUN, 409, &ended);
     asked
         .server
         .ingest("access_log", "ndjson", "{\"status\":500}\n");
@@ -123,6 +125,8 @@ fn resources(asked: &mut Asked<'_>) {
     asked.post(RECOMPUTE, "/api/v1/views/nothing/recompute", "", 404);
     let cancelled = asked.server.delete("/api/v1/queries/nothing");
     asked.fits("delete", QUERY, 404, &cancelled);
+    let cancelled = asked.server.delete("/api/v1/runs/nothing");
+    asked.fits("delete", RUN, 404, &cancelled);
 }
 
 fn events(asked: &mut Asked<'_>) {

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use super::health::make_settled;
 use super::metrics::sample;
 use super::server::{Answer, Server};
+use super::verify::{newest_publication, write_publication};
 
 /// Servers that run at the same time.
 const AT_ONCE: usize = 6;
@@ -36,6 +37,11 @@ const CASES: &[(&str, fn())] = &[
     ("idempotency_keys", idempotency_keys),
     ("query_memory_bytes", query_memory_bytes),
     ("batch_memory_bytes", batch_memory_bytes),
+    ("recompute_concurrency", recompute_concurrency),
+    ("recompute_time_zone", recompute_time_zone),
+    ("recompute_jitter", recompute_jitter),
+    ("recompute_catch_up", recompute_catch_up),
+    ("recompute_runs_kept", recompute_runs_kept),
     ("speed_memory_bytes", speed_memory_bytes),
     ("query_timeout", query_timeout),
     ("max_result_rows", max_result_rows),
@@ -360,6 +366,104 @@ fn batch_memory_bytes() {
         "{}",
         answer.text
     );
+}
+
+fn recompute_concurrency() {
+    let run = run(&["--recompute-concurrency", "2"]);
+    make_settled(&run.server, "s", "n BIGINT");
+    run.server.ingest("s", "ndjson", &rows(100_000));
+    run.server.sql("FLUSH s");
+    for view in ["a", "b", "c"] {
+        let select = "SELECT n, count(*) AS c, approx_distinct(n) AS d FROM s GROUP BY n";
+        run.server
+            .sql(&format!("CREATE MATERIALIZED VIEW {view} AS {select}"));
+    }
+    let runs = run.server.get("/api/v1/runs").json();
+    let status = |view: &str| {
+        let all = runs["runs"].as_array().expect("runs");
+        let found = all.iter().find(|run| run["view"] == view);
+        found.expect("the run")["status"].clone()
+    };
+    assert_ne!(status("b"), "queued", "{runs}");
+    assert_eq!(status("c"), "queued", "{runs}");
+}
+
+/// When a clock recomputes a view of three o'clock next.
+fn next_run(flags: &[&str]) -> String {
+    let run = run(flags);
+    make_settled(&run.server, "s", "n BIGINT");
+    let select = "SELECT count(*) AS c FROM s";
+    run.server.sql(&format!(
+        "CREATE MATERIALIZED VIEW v WITH (recompute = '0 3 * * *') AS {select}"
+    ));
+    let view = run.server.get("/api/v1/views/v").json();
+    view["next_run_at"].as_str().expect("a time").to_owned()
+}
+
+fn recompute_time_zone() {
+    let next = next_run(&["--recompute-time-zone", "Asia/Tokyo"]);
+    assert!(next.contains("T18:00:00.000000Z"), "{next}");
+}
+
+fn recompute_jitter() {
+    let next = next_run(&["--recompute-jitter", "10m"]);
+    let minutes = next.split("T03:").nth(1).and_then(|rest| rest.get(..1));
+    assert_eq!(minutes, Some("0"), "{next}");
+    assert!(!next.contains("T03:00:00.000000Z"), "{next}");
+}
+
+/// Down for longer than an interval: the next run is due, or comes in step with those before.
+fn recompute_catch_up() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let server = Server::start(folder.path(), &[]);
+    make_settled(&server, "s", "n BIGINT");
+    let select = "SELECT count(*) AS c FROM s";
+    server.sql(&format!(
+        "CREATE MATERIALIZED VIEW v WITH (recompute = 'every 1 hour') AS {select}"
+    ));
+    server.kill();
+    // As if it had been made a day and half an hour ago.
+    let path = newest_publication(folder.path());
+    let entry: Value = serde_json::from_slice(&std::fs::read(&path).expect("read")).expect("json");
+    let mut body = entry["body"].clone();
+    let ago = 24 * 3_600_000_000_i64 + 1_800_000_000;
+    let view = &mut body["views"]["v"];
+    for at in [
+        &["created_at_micros"][..],
+        &["schedule", "changed_at_micros"],
+    ] {
+        let value = at.iter().fold(&mut *view, |value, name| &mut value[*name]);
+        *value = (value.as_i64().expect("a time") - ago).into();
+    }
+    write_publication(&path, &body);
+
+    let server = Server::start(folder.path(), &["--recompute-catch-up", "false"]);
+    let next = server.get("/api/v1/views/v").json()["next_run_at"].to_string();
+    let next = next.trim_matches('"');
+    let minutes = server.value(&format!(
+        "SELECT CAST(extract(EPOCH FROM TIMESTAMP '{next}' - now()) / 60 AS BIGINT)"
+    ));
+    let minutes = minutes.as_i64().expect("a number");
+    assert!((20..=30).contains(&minutes), "{minutes}");
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(server.get("/api/v1/runs").json()["runs"], json!([]));
+    server.kill();
+    let server = Server::start(folder.path(), &[]);
+    until("the run that was missed", || {
+        server.get("/api/v1/runs").json()["runs"][0]["started_by"] == "every 1h"
+    });
+}
+
+fn recompute_runs_kept() {
+    let run = run(&["--recompute-runs-kept", "2"]);
+    make_settled(&run.server, "s", "n BIGINT");
+    run.server
+        .sql("CREATE MATERIALIZED VIEW v AS SELECT count(*) AS c FROM s");
+    for _ in 0..3 {
+        run.server.sql("REFRESH MATERIALIZED VIEW v");
+    }
+    let runs = run.server.get("/api/v1/runs").json();
+    assert_eq!(runs["runs"].as_array().expect("runs").len(), 2);
 }
 
 fn speed_memory_bytes() {

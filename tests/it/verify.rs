@@ -127,7 +127,7 @@ fn flipped(path: PathBuf) -> PathBuf {
     path
 }
 
-fn newest_publication(folder: &Path) -> PathBuf {
+pub fn newest_publication(folder: &Path) -> PathBuf {
     publications(folder).pop().expect("one")
 }
 
@@ -251,7 +251,7 @@ fn each_kind_of_damage_is_named_and_the_exit_code_says_so() {
     }
 }
 
-fn write_publication(path: &Path, body: &Value) {
+pub fn write_publication(path: &Path, body: &Value) {
     let text = body.to_string();
     let crc = crc32c::crc32c(text.as_bytes());
     let entry = format!("{{\"format_version\":1,\"crc32c\":{crc},\"body\":{text}}}");
@@ -259,7 +259,7 @@ fn write_publication(path: &Path, body: &Value) {
 }
 
 /// The Parquet file with 1 added to a column of floats; its length and checksum.
-fn with_more(path: &Path, column: &str) -> (usize, u32) {
+pub fn with_more(path: &Path, column: &str) -> (usize, u32) {
     let file = std::fs::File::open(path).expect("a file");
     let reader = ParquetRecordBatchReaderBuilder::try_new(file).expect("a footer");
     let batches: Vec<RecordBatch> = reader

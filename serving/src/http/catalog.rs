@@ -1,5 +1,6 @@
 //! Statements that are not queries, carried out and answered as a small table: `SHOW TABLES`,
-//! `DESCRIBE`, `INSERT`, `COMMENT`, `CREATE`, `DROP`, `FLUSH`, `REFRESH`.
+//! `DESCRIBE`, `INSERT`, `COMMENT`, `CREATE`, `ALTER`, `DROP`, `FLUSH`,
+//! `REFRESH`, `VERIFY`.
 
 use std::sync::Arc;
 
@@ -37,6 +38,11 @@ pub(super) async fn carry_out(
             engine.create_view(spec).await?;
             done(format!("view {name} created"))
         }
+        Statement::AlterView(spec) => {
+            let name = spec.view.clone();
+            engine.alter_view(spec).await?;
+            done(format!("view {name} altered"))
+        }
         Statement::Drop {
             target: DropTarget::Stream,
             name,
@@ -60,7 +66,8 @@ pub(super) async fn carry_out(
                 None => "all streams flushed".to_owned(),
             })
         }
-        Statement::Refresh(view) => refresh(engine, &view).await,
+        Statement::Refresh(view) => run_of(engine, &view, true).await,
+        Statement::Verify(view) => run_of(engine, &view, false).await,
         Statement::Comment(spec) => {
             let result = match &spec.text {
                 Some(_) => "comment set",
@@ -79,12 +86,16 @@ pub(super) async fn carry_out(
 /// How often a REFRESH looks whether the run before it has ended.
 const RUN_POLL: std::time::Duration = std::time::Duration::from_millis(20);
 
-/// Recomputes a view and answers with the finished run as one row.
-async fn refresh(engine: &dyn Engine, view: &str) -> Result<Answer, EngineError> {
+/// Starts a run over a view and answers with the finished run as one row.
+async fn run_of(engine: &dyn Engine, view: &str, publishes: bool) -> Result<Answer, EngineError> {
     // A run that began earlier may lack what the caller has just sent: it is let through,
     // and another one started. The statement's timeout bounds the wait.
     let run_id = loop {
-        match engine.recompute(view).await {
+        let started = match publishes {
+            true => engine.recompute(view).await,
+            false => engine.verify_view(view).await,
+        };
+        match started {
             Err(error) if error.code == "already_running" => tokio::time::sleep(RUN_POLL).await,
             started => break started?,
         }

@@ -1,10 +1,16 @@
 //! `ALTER TABLE`: new columns, BIGINT columns that become DOUBLE, and the option on_conflict.
+//! `ALTER MATERIALIZED VIEW`: its options, and whether its schedule works.
 
-use datafusion::sql::sqlparser::ast::{AlterColumnOperation, AlterTable, AlterTableOperation};
+use datafusion::sql::sqlparser::ast::{
+    self, AlterColumnOperation, AlterTable, AlterTableOperation,
+};
 
-use super::options::set_options;
+use datafusion::sql::sqlparser::keywords::Keyword;
+use datafusion::sql::sqlparser::parser::{IsOptional, Parser, ParserError};
+
+use super::options::{self, set_options};
 use super::{columns, comment, fold, table_name, unsupported};
-use crate::engine::{AlterSpec, ColumnChange};
+use crate::engine::{AlterSpec, AlterViewSpec, ColumnChange, ViewChange};
 use crate::error::EngineError;
 
 /// Reads the operations; at least one.
@@ -83,4 +89,39 @@ fn change(operation: AlterTableOperation) -> Result<ColumnChange, EngineError> {
             "ALTER TABLE knows ADD COLUMN, ALTER COLUMN ... TYPE and SET (...), not {other}"
         ))),
     }
+}
+
+/// `ALTER MATERIALIZED VIEW v SET (...)`, `RESET (...)`, `PAUSE` or `RESUME`, none of which the
+/// parser knows.
+pub(super) fn parse_alter_view(parser: &mut Parser<'_>) -> Result<AlterViewSpec, EngineError> {
+    let (name, change) = alter_view(parser).map_err(EngineError::from_parser)?;
+    Ok(AlterViewSpec {
+        view: table_name(&name)?,
+        change: change?,
+    })
+}
+
+type ParsedChange = Result<ViewChange, EngineError>;
+
+fn alter_view(parser: &mut Parser<'_>) -> Result<(ast::ObjectName, ParsedChange), ParserError> {
+    parser.expect_keywords(&[Keyword::ALTER, Keyword::MATERIALIZED, Keyword::VIEW])?;
+    let name = parser.parse_object_name(false)?;
+    let options = parser.parse_options(Keyword::SET)?;
+    if !options.is_empty() {
+        return Ok((name, options::view_options(options).map(ViewChange::Set)));
+    }
+    if parser.parse_keyword(Keyword::RESET) {
+        let names = parser.parse_parenthesized_column_list(IsOptional::Mandatory, false)?;
+        return Ok((name, options::reset_view_options(&names)));
+    }
+    let change = parser.parse_identifier()?;
+    let change = match fold(&change).as_str() {
+        "pause" => Ok(ViewChange::Pause),
+        "resume" => Ok(ViewChange::Resume),
+        _ => Err(unsupported(
+            "ALTER MATERIALIZED VIEW knows SET (...), RESET (...), PAUSE and RESUME: to change what \
+             it selects, drop it and create it again",
+        )),
+    };
+    Ok((name, change))
 }

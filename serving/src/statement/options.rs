@@ -1,13 +1,12 @@
 //! `WITH (name = value, ...)` of streams and views. An unknown name is an error: a typo in an
 //! option must not silently leave a default.
 
-use std::time::Duration;
-
 use arrow::datatypes::{DataType, Field};
-use datafusion::sql::sqlparser::ast::{Expr, SqlOption, Value};
+use datafusion::sql::sqlparser::ast::{Expr, Ident, SqlOption, Value};
 use lambdalake_data::input::{EpochUnit, InputOptions};
 
 use super::fold;
+use crate::engine::{ViewChange, ViewOptions};
 use crate::error::EngineError;
 
 /// The options of a stream.
@@ -121,33 +120,40 @@ fn keeps_rest(value: &str) -> Result<bool, EngineError> {
     }
 }
 
-/// Reads the options of `CREATE MATERIALIZED VIEW`.
-pub(super) fn recompute_every(options: Vec<SqlOption>) -> Result<Option<Duration>, EngineError> {
-    let mut every = None;
+/// The options of a view, in their order in messages.
+const OF_VIEWS: &str = "recompute, recompute_time_zone and on_mismatch";
+
+/// Reads the options of `CREATE MATERIALIZED VIEW` and of `ALTER MATERIALIZED VIEW ... SET`. What
+/// they say is read by the engine.
+pub(super) fn view_options(options: Vec<SqlOption>) -> Result<ViewOptions, EngineError> {
+    let mut found = ViewOptions::default();
     for (name, value) in pairs(options)? {
         match name.as_str() {
-            "recompute" => every = Some(interval(&value)?),
-            _ => return Err(unknown(&name, "recompute")),
+            "recompute" => found.recompute = Some(value),
+            "recompute_time_zone" => found.time_zone = Some(value),
+            "on_mismatch" => found.on_mismatch = Some(value),
+            _ => return Err(unknown(&name, OF_VIEWS)),
         }
     }
-    Ok(every)
+    Ok(found)
 }
 
-fn interval(text: &str) -> Result<Duration, EngineError> {
-    let looks_like_cron = text.contains('*') || text.split_whitespace().count() >= 5;
-    match humantime::parse_duration(text) {
-        Ok(every) if every >= Duration::from_secs(1) => Ok(every),
-        Ok(_) => Err(invalid(format!(
-            "the option recompute is {text:?}, less than a second"
-        ))),
-        Err(_) if looks_like_cron => Err(invalid(format!(
-            "the option recompute is {text:?}: cron schedules are not understood, only intervals \
-             such as '10 minutes'"
-        ))),
-        Err(error) => Err(invalid(format!(
-            "the option recompute is {text:?}, not an interval such as '10 minutes' ({error})"
-        ))),
+/// Reads the names in `ALTER MATERIALIZED VIEW ... RESET (...)`.
+pub(super) fn reset_view_options(names: &[Ident]) -> Result<ViewChange, EngineError> {
+    let (mut recompute, mut time_zone, mut on_mismatch) = (false, false, false);
+    for name in names.iter().map(fold) {
+        match name.as_str() {
+            "recompute" => recompute = true,
+            "recompute_time_zone" => time_zone = true,
+            "on_mismatch" => on_mismatch = true,
+            _ => return Err(unknown(&name, OF_VIEWS)),
+        }
     }
+    Ok(ViewChange::Reset {
+        recompute,
+        time_zone,
+        on_mismatch,
+    })
 }
 
 /// Names (lower case) and values; strings, numbers and bare words are values.

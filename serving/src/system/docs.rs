@@ -103,10 +103,16 @@ pub const TABLES: &[TableDoc] = &[
             column("bytes", Int, "Bytes of stored states."),
             column("files", Int, "Files of stored states."),
             maybe(
-                "recompute_every_ms",
-                Int,
-                "Milliseconds between two recomputes; null: on demand.",
+                "recompute",
+                Text,
+                "What recomputes it without being asked; null: nothing.",
             ),
+            maybe(
+                "recompute_time_zone",
+                Text,
+                "Zone of those times; null: that of the settings.",
+            ),
+            column("paused", Bool, "Nothing but a request recomputes it."),
             column(
                 "definition_hash",
                 Text,
@@ -141,8 +147,26 @@ pub const TABLES: &[TableDoc] = &[
         columns: &[
             column("run_id", Text, "Name of the run."),
             column("view", Text, "View that it recomputes."),
-            column("status", Text, "running, succeeded or failed."),
-            column("started_at", Time, "When it began."),
+            column(
+                "kind",
+                Text,
+                "recompute, or verify, which publishes nothing.",
+            ),
+            column(
+                "status",
+                Text,
+                "queued, running, succeeded, failed or cancelled.",
+            ),
+            column(
+                "started_by",
+                Text,
+                "The trigger that was due, request, new_view or new_columns.",
+            ),
+            column(
+                "started_at",
+                Time,
+                "When it began; while queued, when it was asked for.",
+            ),
             column("duration_ms", Int, "Milliseconds it took, or takes so far."),
             column("rows_read", Int, "Events read so far."),
             column("rows_total", Int, "Events to read."),
@@ -153,6 +177,7 @@ pub const TABLES: &[TableDoc] = &[
                 Text,
                 "equal, nothing_to_compare or differences; empty while it runs.",
             ),
+            column("groups_compared", Int, "Groups that the audit compared."),
             maybe("version", Int, "Version that it published."),
             maybe("error", Text, "Why it failed."),
         ],

@@ -76,7 +76,9 @@ pub(super) fn views(source: &Source<'_>) -> Rows {
                 files.iter().map(|file| file.rows).sum::<u64>(),
                 files.iter().map(|file| file.bytes).sum::<u64>(),
                 files.len(),
-                state.recompute_every_ms,
+                state.recompute(),
+                state.schedule.time_zone.as_deref(),
+                state.schedule.is_paused,
                 state.definition_hash.as_str(),
                 state.created_at_micros,
                 state.comments.table.as_deref(),
@@ -115,7 +117,9 @@ pub(super) fn runs(source: &Source<'_>) -> Rows {
         row![
             run.run_id,
             run.view,
+            run.kind,
             run.status,
+            run.started_by,
             run.started_at_micros,
             run.duration_ms,
             run.rows_read,
@@ -123,6 +127,7 @@ pub(super) fn runs(source: &Source<'_>) -> Rows {
             run.states,
             run.cut,
             run.audit,
+            run.groups_compared,
             run.version,
             run.error,
         ]

@@ -12,8 +12,9 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::prelude::SessionContext;
 use futures::StreamExt;
 use lambdalake_serving::engine::{
-    AlterSpec, Answer, CommentSpec, Engine, EngineError, ErrorKind, Health, IngestReply,
-    IngestRequest, OffsetRange, QueryRequest, QueryStats, RowError, StreamSpec, ViewSpec,
+    AlterSpec, AlterViewSpec, Answer, CommentSpec, Engine, EngineError, ErrorKind, Health,
+    IngestReply, IngestRequest, OffsetRange, QueryRequest, QueryStats, RowError, StreamSpec,
+    ViewSpec,
 };
 use serde_json::{Value, json};
 
@@ -158,6 +159,21 @@ impl Engine for Fake {
 
     async fn alter_stream(&self, spec: AlterSpec) -> Result<(), EngineError> {
         self.note(format!("alter_stream {}", spec.stream))
+    }
+
+    async fn alter_view(&self, spec: AlterViewSpec) -> Result<(), EngineError> {
+        self.note(format!("alter_view {} {:?}", spec.view, spec.change))
+    }
+
+    async fn verify_view(&self, view: &str) -> Result<String, EngineError> {
+        self.recompute(view).await
+    }
+
+    async fn cancel_run(&self, run_id: &str) -> Result<(), EngineError> {
+        match self.run(run_id) {
+            Some(_) => self.note(format!("cancel_run {run_id}")),
+            None => Err(EngineError::not_found("unknown_run", "no such run")),
+        }
     }
 
     async fn drop_stream(&self, name: &str, if_exists: bool) -> Result<(), EngineError> {

@@ -1,10 +1,9 @@
 //! What each SQL text means, as a table.
-
-use std::time::Duration;
-
 use arrow::datatypes::{DataType, Field, TimeUnit};
 use lambdalake_data::publication::Comments;
-use lambdalake_serving::engine::{CommentSpec, CommentTarget, InsertSpec, StreamSpec, ViewSpec};
+use lambdalake_serving::engine::{
+    CommentSpec, CommentTarget, InsertSpec, StreamSpec, ViewChange, ViewOptions, ViewSpec,
+};
 use lambdalake_serving::statement::{DropTarget, Pattern, Statement};
 
 fn parsed(sql: &str) -> Statement {
@@ -113,7 +112,10 @@ fn views_keep_the_text_of_their_query() {
         name: "hits".to_owned(),
         if_not_exists: true,
         select: query.to_owned(),
-        recompute_every: Some(Duration::from_secs(600)),
+        options: ViewOptions {
+            recompute: Some("10 minutes".to_owned()),
+            ..ViewOptions::default()
+        },
     };
     assert_eq!(parsed(&sql), Statement::CreateView(expected));
 
@@ -123,7 +125,31 @@ fn views_keep_the_text_of_their_query() {
         panic!("not a view");
     };
     assert_eq!(spec.select, "WITH a AS (SELECT 1 AS x) SELECT x FROM a");
-    assert_eq!(spec.recompute_every, None);
+    assert_eq!(spec.options, ViewOptions::default());
+}
+
+#[test]
+fn options_of_views_change_by_statement() {
+    let change = |rest: &str| match parsed(&format!("ALTER MATERIALIZED VIEW Hits {rest};")) {
+        Statement::AlterView(spec) if spec.view == "hits" => spec.change,
+        other => panic!("{other:?}"),
+    };
+    let spec = ViewOptions {
+        recompute: Some("0 3 * * *".to_owned()),
+        time_zone: Some("Europe/Zurich".to_owned()),
+        on_mismatch: Some("publish".to_owned()),
+    };
+    let set = "SET (recompute = '0 3 * * *', recompute_time_zone = 'Europe/Zurich', \
+        on_mismatch = publish)";
+    assert_eq!(change(set), ViewChange::Set(spec));
+    let both = ViewChange::Reset {
+        recompute: true,
+        time_zone: true,
+        on_mismatch: false,
+    };
+    assert_eq!(change("RESET (recompute_time_zone, recompute)"), both);
+    assert_eq!(change("pause"), ViewChange::Pause);
+    assert_eq!(change("RESUME"), ViewChange::Resume);
 }
 
 #[test]
@@ -369,19 +395,29 @@ fn names_types_and_options_are_checked() {
             "recompute",
         ),
         (
-            "CREATE MATERIALIZED VIEW v WITH (recompute = '0 * * * *') AS SELECT 1",
+            "ALTER MATERIALIZED VIEW v SET (every = '1s')",
             "invalid_option",
-            "cron",
+            "recompute_time_zone",
         ),
         (
-            "CREATE MATERIALIZED VIEW v WITH (recompute = 'soon') AS SELECT 1",
+            "ALTER MATERIALIZED VIEW v RESET (every)",
             "invalid_option",
-            "10 minutes",
+            "recompute_time_zone",
         ),
         (
-            "CREATE MATERIALIZED VIEW v WITH (recompute = '1ms') AS SELECT 1",
-            "invalid_option",
-            "second",
+            "ALTER MATERIALIZED VIEW v RENAME TO w",
+            "unsupported_statement",
+            "PAUSE",
+        ),
+        (
+            "ALTER MATERIALIZED VIEW v PAUSE now",
+            "syntax_error",
+            "end of statement",
+        ),
+        (
+            "ALTER VIEW v PAUSE",
+            "unsupported_statement",
+            "ALTER MATERIALIZED VIEW",
         ),
     ] {
         refused(sql, code, hint);

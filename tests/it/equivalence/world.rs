@@ -13,7 +13,7 @@ use lambdalake::engine::{Engine, Port};
 use lambdalake::settings::{Settings, SettingsFlags};
 use lambdalake_serving::Engine as _;
 use lambdalake_serving::engine::{
-    EngineError, ErrorKind, IngestRequest, Layer, QueryRequest, StreamSpec, ViewSpec,
+    EngineError, ErrorKind, IngestRequest, Layer, QueryRequest, StreamSpec, ViewOptions, ViewSpec,
 };
 use serde_json::Value;
 
@@ -123,7 +123,7 @@ impl World {
             name: name.to_owned(),
             if_not_exists: false,
             select: select.to_owned(),
-            recompute_every: None,
+            options: ViewOptions::default(),
         };
         self.runtime.block_on(self.port().create_view(spec))
     }
