@@ -235,9 +235,10 @@ impl Engine {
         if let Some(maintenance) = maintenance {
             maintenance.stop();
         }
-        for running in lock(&self.running).values() {
-            running.cancel();
-        }
+        lock(&self.running).retain(|_, run| {
+            run.cancel();
+            !run.is_queued()
+        });
         for stream in self.all_streams() {
             if let Err(error) = self.flush_stream(&stream) {
                 tracing::warn!(stream = stream.definition.name, %error, "not flushed at shutdown");

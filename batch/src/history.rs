@@ -178,10 +178,16 @@ impl History {
     }
 
     pub fn last_of(&self, view: &str) -> Option<Run> {
-        self.lock()
-            .values()
-            .rev()
-            .find(|run| run.view == view)
-            .cloned()
+        self.newest(|run| run.view == view)
+    }
+
+    /// The last run that was to publish a version.
+    pub fn last_recompute_of(&self, view: &str) -> Option<Run> {
+        self.newest(|run| run.view == view && run.kind == RunKind::Recompute)
+    }
+
+    fn newest(&self, is_one: impl Fn(&Run) -> bool) -> Option<Run> {
+        let runs = self.lock();
+        runs.values().rev().find(|run| is_one(run)).cloned()
     }
 }

@@ -99,9 +99,7 @@ impl Engine {
         }
         let outcome = std::mem::take(&mut *lock(&outcome));
         for view in outcome.emptied {
-            if let Some(running) = lock(&self.running).get(&view) {
-                running.cancel();
-            }
+            self.cancel_run_of(&view);
             lock(&self.to_fill).insert(view);
         }
         let lossy = outcome.lossy.iter().cloned();

@@ -268,7 +268,7 @@ impl Engine {
         let last = snapshot
             .views
             .keys()
-            .filter_map(|view| self.history.last_of(view));
+            .filter_map(|view| self.history.last_recompute_of(view));
         last.filter(|run| run.status == RunStatus::Failed)
             .map(|run| json!({"view": run.view, "run_id": run.run_id, "error": run.error}))
             .collect()

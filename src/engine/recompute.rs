@@ -42,6 +42,10 @@ impl Running {
         self.cut.clone()
     }
 
+    pub(super) fn is_queued(&self) -> bool {
+        self.queued.is_some()
+    }
+
     pub(super) fn cancel(&self) {
         self.progress.cancelled.store(true, Ordering::Relaxed);
     }
@@ -102,6 +106,15 @@ impl Engine {
         };
         {
             let mut running = lock(&self.running);
+            // Under the lock, under which a server that stops looks for runs to end.
+            if self.health.is_stopping.load(Ordering::Relaxed) {
+                let message = "the server is stopping";
+                return Err(EngineError::new(
+                    ErrorKind::Unavailable,
+                    "not_ready",
+                    message,
+                ));
+            }
             if let Some(other) = running.get(name) {
                 let message = format!("view {name} is being recomputed by run {}", other.run_id);
                 return Err(EngineError::new(
@@ -129,13 +142,12 @@ impl Engine {
         loop {
             let (queued, progress) = {
                 let mut running = lock(&self.running);
-                let is_queued = |running: &&mut Running| running.queued.is_some();
-                let waiting = running.values().filter(|it| it.queued.is_some()).count();
+                let waiting = running.values().filter(|run| run.is_queued()).count();
                 if running.len() - waiting >= self.settings.recompute_concurrency {
                     return;
                 }
                 // Names of runs begin with the time.
-                let next = running.values_mut().filter(is_queued);
+                let next = running.values_mut().filter(|run| run.is_queued());
                 let Some(next) = next.min_by(|a, b| a.run_id.cmp(&b.run_id)) else {
                     return;
                 };
@@ -202,7 +214,7 @@ impl Engine {
     }
 
     /// Asks a run to end. One that waits ends at once.
-    pub(super) fn cancel_recompute(self: &Arc<Self>, run_id: &str) -> Result<(), EngineError> {
+    pub(super) fn cancel_recompute(&self, run_id: &str) -> Result<(), EngineError> {
         let queued = {
             let mut running = lock(&self.running);
             let Some(found) = running.values_mut().find(|it| it.run_id == run_id) else {
@@ -226,6 +238,14 @@ impl Engine {
             drop(ending);
         }
         Ok(())
+    }
+
+    /// Asks the view's run to end, if it has one.
+    pub(super) fn cancel_run_of(&self, view: &str) {
+        let run_id = lock(&self.running).get(view).map(|run| run.run_id.clone());
+        if let Some(Err(error)) = run_id.map(|run_id| self.cancel_recompute(&run_id)) {
+            tracing::debug!(view, %error, "its run has just ended");
+        }
     }
 
     /// Waits until a run has ended. Returns at once if it is not running.

@@ -156,7 +156,7 @@ impl Engine {
         let triggers = self.triggers(&state.recompute()?)?;
         let zone = state.schedule.time_zone.as_deref();
         let zone = zone.and_then(|zone| zone.parse().ok());
-        let last = self.history.last_of(&state.name);
+        let last = self.history.last_recompute_of(&state.name);
         let last = last.filter(|run| run.asked_at_micros >= state.created_at_micros);
         let version = view.version.as_ref().map(|it| it.created_at_micros);
         // History is pruned; the version is not.

@@ -317,9 +317,7 @@ impl Engine {
             )),
             other => {
                 other.map_err(ChangeError::into_engine)?;
-                if let Some(running) = lock(&self.running).get(name) {
-                    running.cancel();
-                }
+                self.cancel_run_of(name);
                 Ok(())
             }
         }

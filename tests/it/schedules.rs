@@ -246,6 +246,24 @@ fn runs_wait_for_each_other_and_can_be_cancelled() {
     for name in ["a", "b", "c"] {
         is_exact(&server, name);
     }
+    // A check is no recompute: what the schedule counts from stays as it is.
+    alter(&server, "a", "SET (recompute = 'every 1 day')");
+    let next = view(&server, "a")["next_run_at"].clone();
+    server.sql("VERIFY MATERIALIZED VIEW a");
+    assert_eq!(runs(&server, "a")[0]["kind"], "verify");
+    assert_eq!(view(&server, "a")["next_run_at"], next);
+    // A view that is dropped takes its queued run with it.
+    let answer = server.post("/api/v1/views/b/recompute", &[], b"");
+    assert_eq!(answer.status, 202);
+    assert_eq!(
+        server.post("/api/v1/views/c/recompute", &[], b"").status,
+        202
+    );
+    server.sql("DROP MATERIALIZED VIEW c");
+    eventually("the end of its run", &server, || newest("c").filter(ended));
+    eventually("the end of the run", &server, || newest("b").filter(ended));
+    create(&server, "c", "");
+    is_exact(&server, "c");
     // As soon as it says that it has ended, there may be another.
     for _ in 0..3 {
         let started = server.post("/api/v1/views/b/recompute", &[], b"");
