@@ -65,9 +65,9 @@ impl Engine {
             self.rewrite_if_due(&stream);
             self.mark_if_quiet(&stream);
         }
-        self.start_due_recomputes();
         self.fill_emptied_views();
         self.map_ahead();
+        self.start_due_recomputes();
     }
 
     fn flush_if_due(&self, stream: &StreamRuntime) {

@@ -76,6 +76,18 @@ impl Engine {
         started_by: String,
         kind: RunKind,
     ) -> Result<String, EngineError> {
+        let run_id = self.queue_run(name, started_by, kind)?;
+        self.start_queued();
+        Ok(run_id)
+    }
+
+    /// Has a run wait for [`Self::start_queued`].
+    pub(super) fn queue_run(
+        &self,
+        name: &str,
+        started_by: String,
+        kind: RunKind,
+    ) -> Result<String, EngineError> {
         let publication = self.publisher.publication();
         let Some(view) = publication.views.get(name) else {
             let message = format!("there is no view {name}");
@@ -133,12 +145,11 @@ impl Engine {
             };
             running.insert(name.to_owned(), waiting);
         }
-        self.start_queued();
         Ok(run_id)
     }
 
     /// Starts what waits longest, as long as fewer run than may.
-    fn start_queued(self: &Arc<Self>) {
+    pub(super) fn start_queued(self: &Arc<Self>) {
         loop {
             let (queued, progress) = {
                 let mut running = lock(&self.running);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use chrono_tz::Tz;
 use datafusion::arrow::array::AsArray;
 use datafusion::arrow::datatypes::TimestampMicrosecondType;
-use lambdalake_batch::history::RunStatus;
+use lambdalake_batch::history::{RunKind, RunStatus};
 use lambdalake_batch::schedule::{Behind, Policy, Scheduled, due, next_at};
 use lambdalake_batch::triggers::{Trigger, Triggers};
 use lambdalake_data::publication::{OnMismatch, ViewSchedule};
@@ -124,13 +124,15 @@ impl Engine {
                 continue;
             };
             let name = &view.state.name;
-            match self.start_recompute(name, started_by.clone()) {
+            match self.queue_run(name, started_by.clone(), RunKind::Recompute) {
                 Ok(run_id) => tracing::info!(view = name, run_id, started_by, "recompute is due"),
                 // It waits or runs: when it has ended, what it has not seen counts anew.
                 Err(error) if error.kind == ErrorKind::Conflict => {}
                 Err(error) => tracing::error!(view = name, %error, "recompute did not start"),
             }
         }
+        // All together: which are due does not depend on what the first of them does meanwhile.
+        self.start_queued();
     }
 
     /// When a clock recomputes the view next; `None` if none does.
