@@ -35,8 +35,11 @@ use std::time::Duration;
 
 use anyhow::Context;
 use datafusion::execution::TaskContext;
+use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::RuntimeEnv;
+use datafusion::prelude::{SessionConfig, SessionContext};
 use lambdalake_batch::history::History;
+use lambdalake_batch::memory::{BatchPool, sort_reservation_bytes};
 use lambdalake_batch::triggers::Triggers;
 use lambdalake_data::delta::DeltaMirror;
 use lambdalake_data::disk::STAGING;
@@ -135,10 +138,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn task_context(env: Arc<RuntimeEnv>, partitions: usize) -> Arc<TaskContext> {
-    let context =
-        datafusion::prelude::SessionContext::new_with_config_rt(session_config(partitions), env);
-    context.task_ctx()
+fn task_context(env: Arc<RuntimeEnv>, config: SessionConfig) -> Arc<TaskContext> {
+    SessionContext::new_with_config_rt(config, env).task_ctx()
 }
 
 impl Engine {
@@ -168,9 +169,13 @@ impl Engine {
         } = surroundings;
         let compute = runtime("compute", cores, || ())?;
         let batch = runtime("batch", cores, step_back)?;
-        let query_env = runtime_env(&disk, settings.query_memory_bytes, &spill)?;
-        let speed_env = runtime_env(&disk, settings.speed_memory_bytes, &spill)?;
-        let batch_env = runtime_env(&disk, settings.batch_memory_bytes, &spill)?;
+        let fair = |bytes| Arc::new(FairSpillPool::new(bytes));
+        let query_env = runtime_env(&disk, fair(settings.query_memory_bytes), &spill)?;
+        let speed_env = runtime_env(&disk, fair(settings.speed_memory_bytes), &spill)?;
+        let batch_pool = Arc::new(BatchPool::new(settings.batch_memory_bytes));
+        let batch_env = runtime_env(&disk, batch_pool, &spill)?;
+        let batch_config = session_config(cores)
+            .with_sort_spill_reservation_bytes(sort_reservation_bytes(settings.batch_memory_bytes));
         let pool = |name, env: &Arc<RuntimeEnv>, limit_bytes| meters::Pool {
             name,
             pool: Arc::clone(&env.memory_pool),
@@ -182,7 +187,7 @@ impl Engine {
             pool("batch", &batch_env, settings.batch_memory_bytes),
         ];
         let meters = meters::EngineMeters::new(clock.monotonic())?;
-        let mapper = Mapper::new(task_context(speed_env, cores));
+        let mapper = Mapper::new(task_context(speed_env, session_config(cores)));
         let queries = Arc::new(Queries::new(compute.handle().clone(), query_env, cores));
         let publisher = Publisher::open(
             Arc::clone(&disk),
@@ -191,7 +196,7 @@ impl Engine {
         )?;
         let engine = Arc::new(Self {
             history: History::open(Arc::clone(&disk), settings.recompute_runs_kept)?,
-            batch_task: task_context(batch_env, cores),
+            batch_task: task_context(batch_env, batch_config),
             started_micros: clock.now_micros(),
             triggers: Mutex::default(),
             settings,

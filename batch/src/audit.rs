@@ -19,7 +19,7 @@ use lambdalake_data::scan::{ParquetScan, ScanFile};
 use lambdalake_views::{Difference, Finished, View, differences};
 
 use crate::error::BatchError;
-use crate::job::sorted_by_key;
+use crate::plan::sorted_by_key;
 
 /// Rows of a window on each side.
 const WINDOW_ROWS: usize = 65_536;

@@ -154,12 +154,12 @@ impl History {
         self.disk.put_if_absent(&path, &text)
     }
 
-    /// Removes the oldest ended runs beyond those that are kept.
-    pub fn prune(&self) -> Result<(), DataError> {
+    /// Removes the oldest ended runs, so that with one more there are as many as are kept.
+    pub fn make_room(&self) -> Result<(), DataError> {
         let surplus: Vec<String> = {
             let mut runs = self.lock();
             let ended = runs.values().filter(|run| run.status.has_ended());
-            let surplus = ended.clone().count().saturating_sub(self.kept);
+            let surplus = (ended.clone().count() + 1).saturating_sub(self.kept);
             let old: Vec<String> = ended.take(surplus).map(|run| run.run_id.clone()).collect();
             runs.retain(|id, _| !old.contains(id));
             old

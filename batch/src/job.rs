@@ -4,17 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arrow::array::RecordBatch;
-use arrow::compute::{SortOptions, concat_batches};
+use arrow::compute::concat_batches;
 use arrow::datatypes::SchemaRef;
 use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::error::DataFusionError;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::physical_expr::expressions::Column;
-use datafusion::physical_expr::{LexOrdering, PhysicalSortExpr};
-use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
 use datafusion::physical_plan::common::spawn_buffered;
-use datafusion::physical_plan::sorts::sort::SortExec;
-use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMergeExec;
 use datafusion::physical_plan::{ExecutionPlan, collect, execute_stream};
 use futures::StreamExt;
 use lambdalake_data::bounds::{ColumnBounds, bounds_of, widen};
@@ -27,6 +22,7 @@ use lambdalake_views::{Finished, UniqueKeys, View};
 
 use crate::audit::{Audit, Auditor, stored_rows};
 use crate::error::BatchError;
+use crate::plan;
 
 /// A states file is closed beyond this many bytes in memory and another begun.
 const STATES_FILE_BYTES: usize = 256 << 20;
@@ -72,19 +68,9 @@ pub async fn run(
     progress: &Arc<Progress>,
 ) -> Result<RecomputeOutput, BatchError> {
     let partitions = task.session_config().target_partitions();
-    let input = job.view.input_schema();
-    let indices = input
-        .fields()
-        .iter()
-        .map(|field| job.schema.index_of(field.name()))
-        .collect::<Result<Vec<_>, _>>()?;
-    let scan = ParquetScan::of(&job.master, &job.schema, partitions)
-        .columns(Some(&indices))
-        .plan()?;
-    let counted = Arc::new(counted(scan, Arc::clone(progress)));
-    let counted = lambdalake_data::scan::cast_to(counted, &input)?;
-    let states = job.view.combine(job.view.map(counted)?)?;
-    let sorted = sorted_by_key(states, job.view.key_columns())?;
+    let scan = plan::events(job, &job.master, partitions)?;
+    let events = Arc::new(counted(scan, Arc::clone(progress)));
+    let sorted = plan::sorted_states(job, events, task).await?;
     let schema = sorted.schema();
     let states = execute_stream(sorted, Arc::clone(task))?;
     // Merging the sorted states and writing them go on at the same time.
@@ -147,30 +133,6 @@ fn counted(scan: Arc<dyn ExecutionPlan>, progress: Arc<Progress>) -> ThroughExec
         Ok(())
     };
     ThroughExec::new("CountExec", "events read".to_owned(), scan).watched_by(Arc::new(watch))
-}
-
-/// Sorts by the leading key columns, merging partitions into one. Spills under pressure.
-pub(crate) fn sorted_by_key(
-    input: Arc<dyn ExecutionPlan>,
-    keys: usize,
-) -> Result<Arc<dyn ExecutionPlan>, BatchError> {
-    let schema = input.schema();
-    let options = SortOptions {
-        descending: false,
-        nulls_first: true,
-    };
-    let order = LexOrdering::new((0..keys).map(|index| PhysicalSortExpr {
-        expr: Arc::new(Column::new(schema.field(index).name(), index)),
-        options,
-    }));
-    let Some(order) = order else {
-        return Ok(Arc::new(CoalescePartitionsExec::new(input)));
-    };
-    let sort = SortExec::new(order.clone(), input).with_preserve_partitioning(true);
-    Ok(Arc::new(SortPreservingMergeExec::new(
-        order,
-        Arc::new(sort),
-    )))
 }
 
 /// Writes `first` and the states after it. Also tells whether finished aggregates are beside them.

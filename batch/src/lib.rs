@@ -12,6 +12,8 @@ pub mod audit;
 pub mod error;
 pub mod history;
 pub mod job;
+pub mod memory;
+mod plan;
 pub mod schedule;
 pub mod triggers;
 

@@ -1,12 +1,14 @@
 //! A plan node that lets its input through: it names it in EXPLAIN, counts its rows, and may
-//! look at every batch on the way.
+//! look at every batch on the way, or give it memory of its own.
 
 use std::fmt;
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
+use arrow::array::{Array, RecordBatch, UInt32Array};
+use arrow::compute::take_record_batch;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::common::utils::memory::get_record_batch_memory_size;
 use datafusion::error::Result;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::PhysicalExpr;
@@ -19,6 +21,19 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
 use futures::StreamExt;
 
+/// The rows in buffers that hold nothing else.
+fn compact(batch: &RecordBatch) -> Result<RecordBatch> {
+    let mut slices = 0;
+    for column in batch.columns() {
+        slices += column.to_data().get_slice_memory_size()?;
+    }
+    if get_record_batch_memory_size(batch) <= 2 * slices {
+        return Ok(batch.clone());
+    }
+    let all = UInt32Array::from_iter_values(0..batch.num_rows() as u32);
+    Ok(take_record_batch(batch, &all)?)
+}
+
 /// Sees every batch; an error ends the query with it.
 pub type Watch = Arc<dyn Fn(&RecordBatch) -> Result<()> + Send + Sync>;
 
@@ -29,6 +44,7 @@ pub struct ThroughExec {
     label: String,
     input: Arc<dyn ExecutionPlan>,
     watch: Option<Watch>,
+    is_compacting: bool,
     metrics: ExecutionPlanMetricsSet,
 }
 
@@ -40,6 +56,7 @@ impl ThroughExec {
             label,
             input,
             watch: None,
+            is_compacting: false,
             metrics: ExecutionPlanMetricsSet::new(),
         }
     }
@@ -48,6 +65,14 @@ impl ThroughExec {
     #[must_use]
     pub fn watched_by(mut self, watch: Watch) -> Self {
         self.watch = Some(watch);
+        self
+    }
+
+    /// The same with batches that share no memory. An aggregation gives slices of all that it
+    /// held; a sort counts each with the memory of all of them, and spills for nothing.
+    #[must_use]
+    pub fn compacting(mut self) -> Self {
+        self.is_compacting = true;
         self
     }
 
@@ -151,13 +176,17 @@ impl ExecutionPlan for ThroughExec {
     ) -> Result<SendableRecordBatchStream> {
         let rows = MetricBuilder::new(&self.metrics).output_rows(partition);
         let watch = self.watch.clone();
+        let is_compacting = self.is_compacting;
         let stream = self.input.execute(partition, context)?.map(move |batch| {
             let batch = batch?;
             if let Some(watch) = &watch {
                 watch(&batch)?;
             }
             rows.add(batch.num_rows());
-            Ok(batch)
+            match is_compacting {
+                true => compact(&batch),
+                false => Ok(batch),
+            }
         });
         Ok(Box::pin(RecordBatchStreamAdapter::new(
             self.schema(),

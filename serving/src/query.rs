@@ -16,7 +16,7 @@ use datafusion::common::TableReference;
 use datafusion::datasource::{MemTable, ViewTable};
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::context::{SQLOptions, SessionContext};
-use datafusion::execution::memory_pool::FairSpillPool;
+use datafusion::execution::memory_pool::MemoryPool;
 use datafusion::execution::object_store::{ObjectStoreRegistry, ObjectStoreUrl};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::{SessionState, SessionStateBuilder, SessionStateDefaults};
@@ -87,12 +87,12 @@ const BATCH_ROWS: usize = 32_768;
 /// root. Queries, batch and speed each have their own.
 pub fn runtime_env(
     disk: &Arc<Disk>,
-    memory_bytes: usize,
+    pool: Arc<dyn MemoryPool>,
     spill: &std::path::Path,
 ) -> Result<Arc<RuntimeEnv>> {
     let store: Arc<dyn ObjectStore> = Arc::new(DiskStore::new(Arc::clone(disk), ""));
     RuntimeEnvBuilder::new()
-        .with_memory_pool(Arc::new(FairSpillPool::new(memory_bytes)))
+        .with_memory_pool(pool)
         .with_temp_file_path(spill)
         .with_metadata_cache_limit(FOOTERS_BYTES)
         .with_object_store_registry(Arc::new(OnlyDataRoot(store)))

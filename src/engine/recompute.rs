@@ -211,17 +211,15 @@ impl Engine {
     /// Keeps what became of a run, and lets the view have another. Both at once for who looks: a
     /// run that has ended is in nobody's way.
     fn end_run(&self, ended: Run) {
+        if let Err(error) = self.history.make_room() {
+            tracing::warn!(%error, "old runs could not be removed");
+        }
         if let Err(error) = self.history.store(&ended) {
             tracing::warn!(%error, "the run's history could not be stored");
         }
-        {
-            let mut running = lock(&self.running);
-            running.remove(&ended.view);
-            self.history.update(ended);
-        }
-        if let Err(error) = self.history.prune() {
-            tracing::warn!(%error, "old runs could not be removed");
-        }
+        let mut running = lock(&self.running);
+        running.remove(&ended.view);
+        self.history.update(ended);
     }
 
     /// Asks a run to end. One that waits ends at once.

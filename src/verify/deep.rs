@@ -20,6 +20,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::union::UnionExec;
 use datafusion::prelude::SessionContext;
 use lambdalake_batch::audit::{compare, compare_finished, stored_rows};
+use lambdalake_batch::memory::BatchPool;
 use lambdalake_data::cut::gaps;
 use lambdalake_data::publication::{StreamState, ViewState};
 use lambdalake_data::scan::{ParquetScan, ScanFile, cast_to, in_range};
@@ -62,7 +63,7 @@ struct Whole<'a> {
 impl Deep {
     pub fn new(disk: &Arc<Disk>, runtime: Runtime) -> anyhow::Result<Self> {
         let spill = tempfile::tempdir().context("make a folder to spill to")?;
-        let env = runtime_env(disk, MEMORY_BYTES, spill.path())?;
+        let env = runtime_env(disk, Arc::new(BatchPool::new(MEMORY_BYTES)), spill.path())?;
         let partitions = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
         let context = SessionContext::new_with_config_rt(session_config(partitions), env);
         Ok(Self {

@@ -12,7 +12,7 @@ use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
 use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::repartition::RepartitionExec;
 use datafusion::physical_plan::union::UnionExec;
-use datafusion::physical_plan::{ExecutionPlan, Partitioning};
+use datafusion::physical_plan::{ExecutionPlan, Partitioning, replace_children_if_necessary};
 
 use crate::finished::Finished;
 use crate::input::InputExec;
@@ -96,6 +96,15 @@ impl Steps {
     }
 
     pub(crate) fn map(&self, input: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+        self.map_over(input, Ok)
+    }
+
+    /// Map, with something between the aggregation and the events as it reads them.
+    fn map_over(
+        &self,
+        input: Arc<dyn ExecutionPlan>,
+        between: impl FnOnce(Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
         let partial = Arc::clone(&self.partial)
             .transform_up(|node| {
                 Ok(match node.downcast_ref::<InputExec>() {
@@ -106,8 +115,40 @@ impl Steps {
                 })
             })
             .data()?;
+        let events = Arc::clone(aggregate_of(&partial)?.input());
+        let partial = replace_children_if_necessary(partial, vec![between(events)?])?;
         let states = RelabelExec::try_new(partial, Arc::clone(&self.states_schema))?;
         Ok(Arc::new(states.aggregating_all()))
+    }
+
+    /// See [`crate::View::map_apart`].
+    pub(crate) fn map_apart(
+        &self,
+        input: Arc<dyn ExecutionPlan>,
+    ) -> Result<Option<Arc<dyn ExecutionPlan>>> {
+        if self.key_columns == 0 || self.has_grouping_sets {
+            return Ok(None);
+        }
+        let partitions = input.properties().partitioning.partition_count();
+        let keys = aggregate_of(&self.partial)?.group_expr().input_exprs();
+        let mapped = self.map_over(input, |events| {
+            let by_key = Partitioning::Hash(keys, partitions);
+            Ok(Arc::new(RepartitionExec::try_new(events, by_key)?))
+        })?;
+        Ok(Some(mapped))
+    }
+
+    /// See [`crate::View::combine_sorted`].
+    pub(crate) fn combine_sorted(
+        &self,
+        states: Arc<dyn ExecutionPlan>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let states = RelabelExec::try_new(states, self.partial.schema())?;
+        let states = Arc::new(states.sorted_by_first(self.key_columns));
+        let combined = self.operator(AggregateMode::PartialReduce, states)?;
+        let combined = RelabelExec::try_new(combined, Arc::clone(&self.states_schema))?;
+        let combined = combined.sorted_by_first(self.key_columns);
+        Ok(Arc::new(combined.aggregating_all()))
     }
 
     pub(crate) fn combine(&self, states: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {

@@ -6,12 +6,14 @@
 use std::fmt::Formatter;
 use std::sync::Arc;
 
+use arrow::compute::SortOptions;
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
+use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr, PhysicalSortExpr};
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{
@@ -41,6 +43,7 @@ pub(crate) struct RelabelExec {
     input: Arc<dyn ExecutionPlan>,
     aggregate_all: bool,
     row_by_row: bool,
+    sorted_by_first: usize,
     properties: Arc<PlanProperties>,
 }
 
@@ -74,6 +77,7 @@ impl RelabelExec {
             input,
             aggregate_all: false,
             row_by_row: false,
+            sorted_by_first: 0,
             properties: Arc::new(properties),
         })
     }
@@ -83,6 +87,22 @@ impl RelabelExec {
     /// which suits a query but not states that are stored.
     pub(crate) fn aggregating_all(mut self) -> Self {
         self.aggregate_all = true;
+        self
+    }
+
+    /// Says of the rows that they are sorted by so many leading columns: ascending, nulls first.
+    pub(crate) fn sorted_by_first(mut self, columns: usize) -> Self {
+        let schema = self.schema();
+        let order = schema.fields().iter().enumerate().take(columns);
+        let order = order.map(|(at, field)| PhysicalSortExpr {
+            expr: Arc::new(Column::new(field.name(), at)),
+            options: SortOptions::new(false, true),
+        });
+        let order = order.collect::<Vec<_>>();
+        let properties = PlanProperties::clone(&self.properties);
+        let order = EquivalenceProperties::new_with_orderings(schema, [order]);
+        self.properties = Arc::new(properties.with_eq_properties(order));
+        self.sorted_by_first = columns;
         self
     }
 
@@ -114,6 +134,10 @@ impl ExecutionPlan for RelabelExec {
         vec![&self.input]
     }
 
+    fn maintains_input_order(&self) -> Vec<bool> {
+        vec![true]
+    }
+
     fn apply_expressions(
         &self,
         _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
@@ -131,7 +155,7 @@ impl ExecutionPlan for RelabelExec {
         let mut fresh = Self::try_new(input, self.schema())?;
         fresh.aggregate_all = self.aggregate_all;
         fresh.row_by_row = self.row_by_row;
-        Ok(Arc::new(fresh))
+        Ok(Arc::new(fresh.sorted_by_first(self.sorted_by_first)))
     }
 
     fn execute(

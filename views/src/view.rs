@@ -164,6 +164,32 @@ impl View {
         Ok(self.steps.map(input)?)
     }
 
+    /// As [`View::map`], with all events of a key in one partition, so that no two partitions hold
+    /// states of the same key: for keys that hardly repeat, whose states would otherwise be kept
+    /// once for each partition, and again where they meet. `None` without keys or with grouping
+    /// sets.
+    ///
+    /// Errors: [`ViewError::Mismatch`] if `input` has other columns.
+    pub fn map_apart(
+        &self,
+        input: Arc<dyn ExecutionPlan>,
+    ) -> Result<Option<Arc<dyn ExecutionPlan>>, ViewError> {
+        check_columns("map", &self.input_schema, &input.schema())?;
+        Ok(self.steps.map_apart(input)?)
+    }
+
+    /// States of one partition, sorted by ascending keys with nulls first, to exactly one row per
+    /// key in the same order. Holds a batch at a time.
+    ///
+    /// Errors: [`ViewError::Mismatch`] if `states` has other columns.
+    pub fn combine_sorted(
+        &self,
+        states: Arc<dyn ExecutionPlan>,
+    ) -> Result<Arc<dyn ExecutionPlan>, ViewError> {
+        check_columns("combine", &self.steps.states_schema, &states.schema())?;
+        Ok(self.steps.combine_sorted(states)?)
+    }
+
     /// States to fewer states, as many partitions as came in. All rows of a key meet in one
     /// partition, and are one row afterwards unless memory ran short: then there may be
     /// several. Only finish guarantees one.

@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use arrow::array::{Int64Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema};
+use datafusion::execution::TaskContext;
 use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
-use datafusion::physical_plan::collect;
 use datafusion::physical_plan::filter::FilterExec;
+use datafusion::physical_plan::{ExecutionPlan, collect};
 use datafusion::prelude::{SessionConfig, SessionContext, col, lit};
-use lambdalake_views::{View, ViewError};
+use lambdalake_views::{UniqueKeys, View, ViewError};
 
 use crate::support::*;
 
@@ -132,30 +133,31 @@ async fn map_aggregates_rows_that_are_nearly_unique() {
     );
 }
 
-#[tokio::test]
-async fn combine_and_finish_spill_in_a_small_pool() {
-    let view = compile("SELECT i, count(*) AS n, max(i) AS m FROM s GROUP BY i");
+/// Each key twice, in two partitions.
+fn keys_that_hardly_repeat(view: &View) -> Arc<dyn ExecutionPlan> {
     let schema = view.input_schema();
     let batch = |from: i64| {
         let keys = Int64Array::from_iter_values(from..from + 8192);
         RecordBatch::try_new(Arc::clone(&schema), vec![Arc::new(keys)]).unwrap()
     };
     let batches: Vec<_> = (0..24).map(|at| batch((at % 12) * 8192)).collect();
+    let partitions = vec![batches[..12].to_vec(), batches[12..].to_vec()];
+    source(Arc::clone(&schema), partitions)
+}
+
+fn small_pool() -> Arc<TaskContext> {
     let pool = Arc::new(FairSpillPool::new(4 << 20));
     let runtime = RuntimeEnvBuilder::new()
         .with_memory_pool(pool)
         .build_arc()
         .unwrap();
-    let config = SessionConfig::new().with_batch_size(1024);
-    let context = SessionContext::new_with_config_rt(config, runtime).task_ctx();
-    let plan = view
-        .map(source(
-            schema,
-            vec![batches[..12].to_vec(), batches[12..].to_vec()],
-        ))
-        .unwrap();
-    let plan = view.finish(view.combine(plan).unwrap()).unwrap();
-    let rows = collect(plan, context).await.unwrap();
+    let config = SessionConfig::new()
+        .with_batch_size(1024)
+        .with_sort_spill_reservation_bytes(64 << 10);
+    SessionContext::new_with_config_rt(config, runtime).task_ctx()
+}
+
+fn assert_two_each(rows: &[RecordBatch]) {
     assert_eq!(
         rows.iter().map(RecordBatch::num_rows).sum::<usize>(),
         12 * 8192
@@ -168,6 +170,27 @@ async fn combine_and_finish_spill_in_a_small_pool() {
             .unwrap();
         assert!(n.iter().all(|n| n == Some(2)));
     }
+}
+
+#[tokio::test]
+async fn combine_and_finish_spill_in_a_small_pool() {
+    let view = compile("SELECT i, count(*) AS n, max(i) AS m FROM s GROUP BY i");
+    let plan = view.map(keys_that_hardly_repeat(&view)).unwrap();
+    let plan = view.finish(view.combine(plan).unwrap()).unwrap();
+    assert_two_each(&collect(plan, small_pool()).await.unwrap());
+}
+
+#[tokio::test]
+async fn keys_mapped_apart_spill_in_a_small_pool_and_come_out_once() {
+    let view = compile("SELECT i, count(*) AS n, max(i) AS m FROM s GROUP BY i");
+    let apart = view.map_apart(keys_that_hardly_repeat(&view)).unwrap();
+    let states = sorted(&view, apart.unwrap());
+    let plan = view.combine_sorted(states).unwrap();
+    let states = collect(plan, small_pool()).await.unwrap();
+    assert_two_each(&states);
+    let mut keys = UniqueKeys::of(1);
+    states.iter().for_each(|batch| keys.see(batch).unwrap());
+    assert!(keys.are_unique());
 }
 
 #[test]

@@ -6,15 +6,19 @@ use arrow::array::{
     ArrayRef, BooleanArray, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray,
     TimestampMicrosecondArray,
 };
-use arrow::compute::{cast, concat_batches, take_record_batch};
+use arrow::compute::{SortOptions, cast, concat_batches, take_record_batch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use arrow::row::{RowConverter, SortField};
 use bytes::Bytes;
 use datafusion::datasource::MemTable;
 use datafusion::datasource::memory::MemorySourceConfig;
+use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_expr::{LexOrdering, PhysicalSortExpr};
+use datafusion::physical_plan::sorts::sort::SortExec;
+use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMergeExec;
 use datafusion::physical_plan::{ExecutionPlan, collect};
 use datafusion::prelude::{SessionConfig, SessionContext};
-use lambdalake_views::View;
+use lambdalake_views::{UniqueKeys, View};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use rand::rngs::StdRng;
@@ -169,14 +173,43 @@ pub async fn map(view: &View, rows: &RecordBatch, partitions: usize) -> Vec<Reco
     let parts = chunks(rng, &rows, partitions)
         .into_iter()
         .map(|c| vec![c])
-        .collect();
-    let states = run(view.map(source(view.input_schema(), parts)).unwrap()).await;
+        .collect::<Vec<_>>();
+    let events = || source(view.input_schema(), parts.clone());
+    let apart = match rng.random() {
+        true => view.map_apart(events()).unwrap(),
+        false => None,
+    };
+    let states = run(apart.unwrap_or_else(|| view.map(events()).unwrap())).await;
     through_parquet(view, &states)
 }
 
 pub async fn combine(view: &View, states: Vec<Vec<RecordBatch>>) -> Vec<RecordBatch> {
     let combined = run(view.combine(source(view.states_schema(), states)).unwrap()).await;
     through_parquet(view, &combined)
+}
+
+/// The same of states that were sorted by key before, a few rows at a time.
+pub async fn combine_sorted(view: &View, states: Vec<Vec<RecordBatch>>) -> Vec<RecordBatch> {
+    let few = SessionContext::new_with_config(SessionConfig::new().with_batch_size(7));
+    let sorted = sorted(view, source(view.states_schema(), states));
+    let combined = view.combine_sorted(sorted).unwrap();
+    let combined = collect(combined, few.task_ctx()).await.unwrap();
+    let mut keys = UniqueKeys::of(view.key_columns());
+    combined.iter().for_each(|batch| keys.see(batch).unwrap());
+    assert!(keys.are_unique(), "{}", view.canonical_sql());
+    through_parquet(view, &combined)
+}
+
+/// Sorted by key, in one partition.
+pub fn sorted(view: &View, states: Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
+    let schema = states.schema();
+    let order = LexOrdering::new((0..view.key_columns()).map(|at| PhysicalSortExpr {
+        expr: Arc::new(Column::new(schema.field(at).name(), at)),
+        options: SortOptions::new(false, true),
+    }));
+    let order = order.expect("the view has keys");
+    let sorted = SortExec::new(order.clone(), states).with_preserve_partitioning(true);
+    Arc::new(SortPreservingMergeExec::new(order, Arc::new(sorted)))
 }
 
 pub async fn finish(view: &View, states: Vec<Vec<RecordBatch>>) -> Vec<RecordBatch> {
@@ -196,7 +229,10 @@ pub async fn finished(view: &View, rows: &RecordBatch, seed: u64) -> Vec<RecordB
         states.shuffle(rng);
         let take = rng.random_range(2..=states.len().min(3));
         let group = states.split_off(states.len() - take);
-        states.push(combine(view, group).await);
+        states.push(match view.key_columns() > 0 && rng.random() {
+            true => combine_sorted(view, group).await,
+            false => combine(view, group).await,
+        });
     }
     finish(view, states).await
 }

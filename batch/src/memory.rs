@@ -1,0 +1,171 @@
+//! The memory of all recomputes together.
+//!
+//! A recompute holds its groups in one operator, then sorts them in the next. DataFusion's fair
+//! pool gives every operator the same share, so that the one at work spills while the others hold
+//! nothing. Here each that can spill is sure of a floor, and what is beyond the floors goes to
+//! whoever asks first.
+
+use std::collections::HashMap;
+use std::fmt::{self, Display, Formatter};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use bytesize::ByteSize;
+use datafusion::error::{DataFusionError, Result};
+use datafusion::execution::memory_pool::{
+    MemoryConsumer, MemoryLimit, MemoryPool, MemoryReservation,
+};
+
+/// The floor of an operator is the limit divided by this, and less where more of them share it.
+const FLOORS: usize = 32;
+
+/// What a sort sets aside for merging what it spilled, in a pool of so many bytes: DataFusion's
+/// 10 MB, or what the floors leave of a small one.
+pub fn sort_reservation_bytes(limit_bytes: usize) -> usize {
+    (limit_bytes / FLOORS).min(10 << 20)
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct BatchPool {
+    limit_bytes: usize,
+    held: Mutex<Held>,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    bytes: usize,
+    /// Bytes of each operator that can spill.
+    spillable: HashMap<usize, usize>,
+}
+
+impl Held {
+    /// What the others are still sure of.
+    fn owed(&self, limit_bytes: usize, but: usize) -> usize {
+        let floor = limit_bytes / FLOORS.max(2 * self.spillable.len());
+        let others = self.spillable.iter().filter(|(id, _)| **id != but);
+        others.map(|(_, bytes)| floor.saturating_sub(*bytes)).sum()
+    }
+}
+
+impl BatchPool {
+    pub fn new(limit_bytes: usize) -> Self {
+        Self {
+            limit_bytes,
+            held: Mutex::default(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Display for BatchPool {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "batch memory of {}", ByteSize(self.limit_bytes as u64))
+    }
+}
+
+impl MemoryPool for BatchPool {
+    fn name(&self) -> &str {
+        "batch"
+    }
+
+    fn register(&self, consumer: &MemoryConsumer) {
+        if consumer.can_spill() {
+            self.lock().spillable.insert(consumer.id(), 0);
+        }
+    }
+
+    fn unregister(&self, consumer: &MemoryConsumer) {
+        self.lock().spillable.remove(&consumer.id());
+    }
+
+    fn grow(&self, reservation: &MemoryReservation, additional: usize) {
+        let mut held = self.lock();
+        held.bytes += additional;
+        if let Some(bytes) = held.spillable.get_mut(&reservation.consumer().id()) {
+            *bytes += additional;
+        }
+    }
+
+    fn shrink(&self, reservation: &MemoryReservation, shrink: usize) {
+        let mut held = self.lock();
+        held.bytes = held.bytes.saturating_sub(shrink);
+        if let Some(bytes) = held.spillable.get_mut(&reservation.consumer().id()) {
+            *bytes = bytes.saturating_sub(shrink);
+        }
+    }
+
+    fn try_grow(&self, reservation: &MemoryReservation, additional: usize) -> Result<()> {
+        let mut held = self.lock();
+        let consumer = reservation.consumer();
+        let owed = match consumer.can_spill() {
+            true => held.owed(self.limit_bytes, consumer.id()),
+            false => 0,
+        };
+        let free = self.limit_bytes.saturating_sub(held.bytes + owed);
+        if additional > free {
+            let shown = |bytes: usize| ByteSize(bytes as u64);
+            return Err(DataFusionError::ResourcesExhausted(format!(
+                "{} holds {} and wants {} more, and {} of the {self} are free",
+                consumer.name(),
+                shown(reservation.size()),
+                shown(additional),
+                shown(free),
+            )));
+        }
+        held.bytes += additional;
+        if let Some(bytes) = held.spillable.get_mut(&consumer.id()) {
+            *bytes += additional;
+        }
+        Ok(())
+    }
+
+    fn reserved(&self) -> usize {
+        self.lock().bytes
+    }
+
+    fn memory_limit(&self) -> MemoryLimit {
+        MemoryLimit::Finite(self.limit_bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn one_takes_what_the_others_do_not_hold_but_their_floors() -> Result<()> {
+        let pool: Arc<dyn MemoryPool> = Arc::new(BatchPool::new(3_200));
+        let spiller = |name: &str| {
+            let consumer = MemoryConsumer::new(name).with_can_spill(true);
+            consumer.register(&pool)
+        };
+        let (groups, sort) = (spiller("groups"), spiller("sort"));
+        let merge = MemoryConsumer::new("merge").register(&pool);
+        // All but the floor of the sort, a 32nd.
+        groups.try_grow(3_100)?;
+        assert!(groups.try_grow(1).is_err());
+        sort.try_grow(100)?;
+        let error = sort.try_grow(1).expect_err("the pool is full").to_string();
+        assert!(
+            error.contains("sort holds 100 B and wants 1 B more"),
+            "{error}"
+        );
+        assert!(error.contains("batch memory of 3.1 KiB"), "{error}");
+        // What is given back goes to whoever asks, also to what cannot spill.
+        groups.shrink(2_000);
+        merge.try_grow(1_500)?;
+        sort.try_grow(500)?;
+        assert!(sort.try_grow(1).is_err());
+        drop(groups);
+        sort.try_grow(1_100)?;
+        assert_eq!(pool.reserved(), 3_200);
+        drop((sort, merge));
+        assert_eq!(pool.reserved(), 0);
+        Ok(())
+    }
+}
