@@ -15,6 +15,7 @@ pub mod job;
 pub mod memory;
 mod plan;
 pub mod schedule;
+pub mod shared;
 pub mod triggers;
 
 pub use error::BatchError;

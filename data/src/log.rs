@@ -333,14 +333,19 @@ impl Log {
     }
 
     /// Removes the segments that `covered` covers entirely and that have no frame of a group
-    /// after `group`; the open one stays. The cut alone does not say it: a frame without
-    /// events, which only remembers a key, lies at its end.
+    /// after `group`. The cut alone does not say it: a frame without events, which only remembers
+    /// a key, lies at its end.
+    ///
+    /// The last segment with frames stays: the log must reach the cut. Behind it there may be some
+    /// that a process began and wrote nothing into, and a power cut can bring back any segment that
+    /// was removed, but none of those after it.
     pub fn forget(&mut self, covered: &Cut, group: u64) -> Result<()> {
-        // The open segment of a failed log may have no frame, and the log must reach the cut.
         if self.failed {
             return Ok(());
         }
-        while self.segments.len() > 1 {
+        let has_frames = |segment: &Segment| segment.end.is_some();
+        let last = self.segments.iter().rposition(has_frames).unwrap_or(0);
+        for _ in 0..last {
             let first = &self.segments[0];
             let is_needed = first.group > group;
             if is_needed || first.end.as_ref().is_some_and(|end| !covered.covers(end)) {

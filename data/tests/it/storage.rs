@@ -187,6 +187,25 @@ fn segments_that_hold_nothing_may_lose_their_beginning() {
 }
 
 #[test]
+fn segments_behind_the_last_one_with_frames_do_not_take_its_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = Disk::open(folder.path()).unwrap();
+    let (path, bytes) = with_groups(&disk, 1);
+    // A process died before it wrote a frame into the segment that it had begun.
+    let begun = path.with_file_name(format!("{:020}", 2));
+    std::fs::write(&begun, &bytes[..8]).unwrap();
+    let mut log = open(&disk, 0).0.unwrap();
+    log.forget(&cut(1), log.last_group()).unwrap();
+    assert!(path.exists() && begun.exists());
+    drop(log);
+    let mut log = open(&disk, 1).0.unwrap();
+    append(&mut log, &[(1, 2)]);
+    log.forget(&cut(2), log.last_group()).unwrap();
+    assert!(!path.exists() && !begun.exists());
+    assert_eq!(open(&disk, 2).1.len(), 1);
+}
+
+#[test]
 fn damage_before_acknowledged_frames_is_an_error_that_names_the_segment() {
     let folder = tempfile::tempdir().unwrap();
     let disk = Disk::open(folder.path()).unwrap();
