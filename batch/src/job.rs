@@ -1,7 +1,7 @@
 //! One recompute, from a description to states files.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use arrow::array::RecordBatch;
 use arrow::compute::{SortOptions, concat_batches};
@@ -26,7 +26,9 @@ use lambdalake_data::through::ThroughExec;
 use lambdalake_views::{Finished, UniqueKeys, View};
 
 use crate::audit::{Audit, Auditor, stored_rows};
+use crate::counted_files::counted_readers;
 use crate::error::BatchError;
+use crate::progress::{Phase, Progress};
 
 /// A states file is closed beyond this many bytes in memory and another begun.
 const STATES_FILE_BYTES: usize = 256 << 20;
@@ -47,13 +49,6 @@ pub struct RecomputeJob {
     /// The states files of the older version and of the panes up to the cut, if together
     /// they cover exactly the same events; `None` when there is nothing to compare with.
     pub previous: Option<Vec<ScanFile>>,
-}
-
-/// What a run tells while it goes on.
-#[derive(Debug, Default)]
-pub struct Progress {
-    pub rows_read: AtomicU64,
-    pub cancelled: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -80,6 +75,7 @@ pub async fn run(
         .collect::<Result<Vec<_>, _>>()?;
     let scan = ParquetScan::of(&job.master, &job.schema, partitions)
         .columns(Some(&indices))
+        .readers(&counted_readers(task, progress)?)
         .plan()?;
     let counted = Arc::new(counted(scan, Arc::clone(progress)));
     let counted = lambdalake_data::scan::cast_to(counted, &input)?;
@@ -90,12 +86,14 @@ pub async fn run(
     // Merging the sorted states and writing them go on at the same time.
     let mut states = spawn_buffered(states, BUFFERED_BATCHES);
     let first = next_states(&mut states, progress).await?;
+    progress.enter(Phase::Writing);
     // Every event is mapped: there is a core for the older side of the audit.
     let previous = job.previous.as_deref();
     let begin = |previous: &[ScanFile]| Auditor::begin(&job.view, previous, task);
     let auditor = previous.map(begin).transpose()?;
     let first = first.unwrap_or_else(|| RecordBatch::new_empty(schema));
     let (files, has_finished) = write_states(job, disk, first, states, task, progress).await?;
+    progress.enter(Phase::Comparing);
     let audit = match auditor {
         Some(auditor) => match audited(job, auditor, &files, has_finished, task).await {
             Ok(audit) => audit,
@@ -142,8 +140,7 @@ fn counted(scan: Arc<dyn ExecutionPlan>, progress: Arc<Progress>) -> ThroughExec
         if progress.cancelled.load(Ordering::Relaxed) {
             return Err(DataFusionError::External(Box::new(BatchError::Cancelled)));
         }
-        let rows = batch.num_rows() as u64;
-        progress.rows_read.fetch_add(rows, Ordering::Relaxed);
+        progress.read_rows(batch.num_rows() as u64);
         Ok(())
     };
     ThroughExec::new("CountExec", "events read".to_owned(), scan).watched_by(Arc::new(watch))
