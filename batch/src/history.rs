@@ -7,6 +7,8 @@ use lambdalake_data::disk::Disk;
 use lambdalake_data::{Cut, DataError};
 use serde::{Deserialize, Serialize};
 
+use crate::progress::{Counts, Timing};
+
 const FOLDER: &str = "runs";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,9 +87,11 @@ pub struct Run {
     pub asked_at_micros: i64,
     pub started_at_micros: i64,
     pub duration_ms: u64,
-    /// Events read so far, of `rows_total`.
-    pub rows_read: u64,
-    pub rows_total: u64,
+    /// What was read, of what was to be read.
+    #[serde(flatten)]
+    pub counts: Counts,
+    #[serde(flatten)]
+    pub timing: Timing,
     /// Rows of the new states.
     pub states_rows: u64,
     pub cut: Cut,
@@ -184,6 +188,13 @@ impl History {
     /// The last run that was to publish a version.
     pub fn last_recompute_of(&self, view: &str) -> Option<Run> {
         self.newest(|run| run.view == view && run.kind == RunKind::Recompute)
+    }
+
+    /// How long the parts of the view's last run took that did all of it.
+    pub fn last_timing_of(&self, view: &str) -> Timing {
+        let is_whole = |run: &Run| run.view == view && run.status == RunStatus::Succeeded;
+        self.newest(|run| is_whole(run) && run.timing.reading_ms > 0)
+            .map_or_else(Timing::default, |run| run.timing)
     }
 
     fn newest(&self, is_one: impl Fn(&Run) -> bool) -> Option<Run> {

@@ -1,7 +1,8 @@
 //! One recompute, from a description to states files.
 
+use std::slice;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
@@ -21,8 +22,11 @@ use lambdalake_data::through::ThroughExec;
 use lambdalake_views::{Finished, UniqueKeys, View};
 
 use crate::audit::{Audit, Auditor, stored_rows};
+use crate::counted_files::counted_readers;
 use crate::error::BatchError;
 use crate::plan;
+use crate::progress::{Phase, Progress};
+use crate::shared::Share;
 
 /// A states file is closed beyond this many bytes in memory and another begun.
 const STATES_FILE_BYTES: usize = 256 << 20;
@@ -45,13 +49,6 @@ pub struct RecomputeJob {
     pub previous: Option<Vec<ScanFile>>,
 }
 
-/// What a run tells while it goes on.
-#[derive(Debug, Default)]
-pub struct Progress {
-    pub rows_read: AtomicU64,
-    pub cancelled: AtomicBool,
-}
-
 #[derive(Debug)]
 pub struct RecomputeOutput {
     pub files: Vec<StatesFile>,
@@ -63,25 +60,39 @@ pub struct RecomputeOutput {
 /// Runs the job within `task`'s memory pool, which must be finite.
 pub async fn run(
     job: &RecomputeJob,
+    share: Option<Share>,
     disk: &Arc<Disk>,
     task: &Arc<TaskContext>,
     progress: &Arc<Progress>,
 ) -> Result<RecomputeOutput, BatchError> {
     let partitions = task.session_config().target_partitions();
-    let scan = plan::events(job, &job.master, partitions)?;
-    let events = Arc::new(counted(scan, Arc::clone(progress)));
+    let events = match &share {
+        Some(share) => Arc::clone(&share.events),
+        None => plan::events(
+            job,
+            &job.master,
+            partitions,
+            Some(&counted_readers(task, slice::from_ref(progress))?),
+        )?,
+    };
+    let events = Arc::new(counted(events, Arc::clone(progress)));
     let sorted = plan::sorted_states(job, events, task).await?;
     let schema = sorted.schema();
     let states = execute_stream(sorted, Arc::clone(task))?;
     // Merging the sorted states and writing them go on at the same time.
     let mut states = spawn_buffered(states, BUFFERED_BATCHES);
     let first = next_states(&mut states, progress).await?;
+    if let Some(before) = share.and_then(|share| share.after) {
+        before.await;
+    }
+    progress.enter(Phase::Writing);
     // Every event is mapped: there is a core for the older side of the audit.
     let previous = job.previous.as_deref();
     let begin = |previous: &[ScanFile]| Auditor::begin(&job.view, previous, task);
     let auditor = previous.map(begin).transpose()?;
     let first = first.unwrap_or_else(|| RecordBatch::new_empty(schema));
     let (files, has_finished) = write_states(job, disk, first, states, task, progress).await?;
+    progress.enter(Phase::Comparing);
     let audit = match auditor {
         Some(auditor) => match audited(job, auditor, &files, has_finished, task).await {
             Ok(audit) => audit,
@@ -128,8 +139,7 @@ fn counted(scan: Arc<dyn ExecutionPlan>, progress: Arc<Progress>) -> ThroughExec
         if progress.cancelled.load(Ordering::Relaxed) {
             return Err(DataFusionError::External(Box::new(BatchError::Cancelled)));
         }
-        let rows = batch.num_rows() as u64;
-        progress.rows_read.fetch_add(rows, Ordering::Relaxed);
+        progress.read_rows(batch.num_rows() as u64);
         Ok(())
     };
     ThroughExec::new("CountExec", "events read".to_owned(), scan).watched_by(Arc::new(watch))

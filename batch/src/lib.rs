@@ -4,16 +4,19 @@
 //! to write); [`job::run`] maps and combines every event of the master dataset from scratch,
 //! writes the states as immutable Parquet sorted by key, and [`audit`]s them against what
 //! the older version and the panes say. It publishes nothing: the caller does, in one entry.
-//! [`history`] keeps what every run did; [`schedule`] says which views are due.
+//! [`progress`] tells how far that is; [`history`] keeps what every run did; [`schedule`] says which
+//! views are due.
 //!
 //! This crate knows neither HTTP nor the tail.
 
 pub mod audit;
+mod counted_files;
 pub mod error;
 pub mod history;
 pub mod job;
 pub mod memory;
 mod plan;
+pub mod progress;
 pub mod schedule;
 pub mod shared;
 pub mod triggers;

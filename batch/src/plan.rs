@@ -12,6 +12,7 @@
 use std::sync::Arc;
 
 use arrow::compute::SortOptions;
+use datafusion::datasource::physical_plan::ParquetFileReaderFactory;
 use datafusion::execution::TaskContext;
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_expr::{LexOrdering, PhysicalSortExpr};
@@ -33,22 +34,27 @@ const PROBED_EVENTS: usize = 131_072;
 /// With fewer events than this, either way is quick.
 const WORTH_PROBING: u64 = 16 * PROBED_EVENTS as u64;
 
-/// The job's events, as the view reads them, in as many partitions.
+/// Where the columns that the view reads are among those of the stream.
+pub(crate) fn columns(job: &RecomputeJob) -> Result<Vec<usize>, BatchError> {
+    let input = job.view.input_schema();
+    let names = input.fields().iter().map(|field| field.name());
+    let columns = names.map(|name| job.schema.index_of(name));
+    Ok(columns.collect::<Result<_, _>>()?)
+}
+
+/// The events in these of the job's files, with the columns that the view reads.
 pub(crate) fn events(
     job: &RecomputeJob,
     files: &[ScanFile],
     partitions: usize,
+    readers: Option<&Arc<dyn ParquetFileReaderFactory>>,
 ) -> Result<Arc<dyn ExecutionPlan>, BatchError> {
-    let input = job.view.input_schema();
-    let indices = input
-        .fields()
-        .iter()
-        .map(|field| job.schema.index_of(field.name()))
-        .collect::<Result<Vec<_>, _>>()?;
-    let scan = ParquetScan::of(files, &job.schema, partitions)
-        .columns(Some(&indices))
-        .plan()?;
-    Ok(scan)
+    let columns = columns(job)?;
+    let mut scan = ParquetScan::of(files, &job.schema, partitions).columns(Some(&columns));
+    if let Some(readers) = readers {
+        scan = scan.readers(readers);
+    }
+    Ok(scan.plan()?)
 }
 
 /// The states of `events`, one row per key, in the order of keys.
@@ -78,7 +84,7 @@ async fn hardly_repeat(job: &RecomputeJob, task: &Arc<TaskContext>) -> Result<bo
     if total < WORTH_PROBING {
         return Ok(false);
     }
-    let sample = events(job, std::slice::from_ref(file), 1)?;
+    let sample = events(job, std::slice::from_ref(file), 1, None)?;
     let sample = Arc::new(GlobalLimitExec::new(sample, 0, Some(PROBED_EVENTS)));
     let states = job.view.map(cast_to(sample, &job.view.input_schema())?)?;
     let states = execute_stream(states, Arc::clone(task))?;

@@ -311,13 +311,17 @@ impl SimFiles {
         let decide =
             |what: u64, path: &Path| mixed(&[self.seed, state.crashes, what, text_hash(path)]);
         let mut names = state.durable.clone();
-        for (index, (_, change)) in state.pending.iter().enumerate() {
+        // By name: changes of different names may come in any order from several threads.
+        let mut changes: BTreeMap<&Path, u64> = BTreeMap::new();
+        for (_, change) in &state.pending {
             let path = match change {
                 Change::Add(path, _) | Change::Remove(path) | Change::Move(path, ..) => path,
             };
-            if decide(index as u64, path).is_multiple_of(2) {
+            let nth = changes.entry(path).or_default();
+            if decide(*nth, path).is_multiple_of(2) {
                 apply(&mut names, change);
             }
+            *nth += 1;
         }
         // A name whose folder did not make it is unreachable.
         let reachable: BTreeSet<PathBuf> = names

@@ -61,7 +61,7 @@ pub trait Engine: Send + Sync + 'static {
     async fn wait_run(&self, run_id: &str) -> Result<Value, EngineError>;
     /// Runs, newest first.
     fn runs(&self) -> Vec<Value>;
-    /// One run.
+    /// One run: an object whose `status` is `queued` or `running` until it ends.
     fn run(&self, id: &str) -> Option<Value>;
     /// Streams by name: objects with at least `name` and `schema`
     /// (`[{name, type, nullable}]`), and `rows` if known.

@@ -14,6 +14,7 @@ mod openapi;
 mod queries;
 mod query_record;
 mod request;
+mod run_events;
 pub mod server;
 mod sql;
 mod trace;
@@ -34,6 +35,7 @@ use warp::reply::Response;
 use self::errors::Failure;
 use self::queries::Queries;
 use self::request::Request;
+use self::run_events::RunEvents;
 use self::trace::{Names, Trace};
 use crate::engine::Engine;
 use crate::error::EngineError;
@@ -50,6 +52,7 @@ struct App {
     /// Permits are KiB of ingest bodies held. A semaphore, because a permit goes back by itself
     /// when its request is dropped.
     body_kib: Arc<Semaphore>,
+    run_events: RunEvents,
     ids: Ids,
 }
 
@@ -59,6 +62,7 @@ impl App {
             engine,
             queries: Queries::new(limits.max_concurrent_queries),
             body_kib: Arc::new(Semaphore::new(limits.body_bytes_in_flight / 1024)),
+            run_events: RunEvents::new(&limits),
             ids: Ids::new(),
             limits,
         })
@@ -105,6 +109,7 @@ enum Route {
     Recompute(String),
     Runs,
     Run(String),
+    RunEvents(String),
     Live,
     Ready,
     Health,
@@ -141,6 +146,7 @@ impl Route {
             Self::Recompute(_) => "/api/v1/views/{view}/recompute",
             Self::Runs => "/api/v1/runs",
             Self::Run(_) => "/api/v1/runs/{id}",
+            Self::RunEvents(_) => "/api/v1/runs/{id}/events",
             Self::Live => "/health/livez",
             Self::Ready => "/health/readyz",
             Self::Health => "/health",
@@ -157,7 +163,8 @@ impl Route {
             | Self::Query(name)
             | Self::View(name)
             | Self::Recompute(name)
-            | Self::Run(name) => Some(name),
+            | Self::Run(name)
+            | Self::RunEvents(name) => Some(name),
             _ => None,
         }
     }
@@ -197,6 +204,9 @@ fn routes(app: Arc<App>) -> BoxedFilter<(Response,)> {
         .or(path!("api" / "v1" / "runs").map(|| Route::Runs))
         .unify()
         .or(path!("api" / "v1" / "runs" / String).map(|id| Route::Run(decoded(id))))
+        .unify()
+        .or(path!("api" / "v1" / "runs" / String / "events")
+            .map(|id| Route::RunEvents(decoded(id))))
         .unify()
         .boxed();
     let health = path!("health" / "livez")
@@ -275,6 +285,10 @@ async fn dispatch(
         Route::Events(_) if request.method == Method::HEAD => Ok(Response::default()),
         Route::Events(stream) => ingest::events(app, stream, request, &names.request_id).await,
         Route::Sql => sql::sql(app, request, names).await,
+        Route::RunEvents(id) => {
+            request.params()?.finish()?;
+            Ok(run_events::events(app, id, &request.method)?)
+        }
         other => {
             request.params()?.finish()?;
             let coding = negotiate::coding(&request.headers)?;
@@ -316,7 +330,7 @@ async fn resource(app: &App, route: Route, method: &Method) -> Result<Response, 
         Route::Ready | Route::Health => return Ok(health(app)),
         Route::Metrics => return Ok(metrics(app).await?),
         Route::OpenApi => return Ok(openapi::description()),
-        Route::Unknown | Route::Events(_) | Route::Sql => {
+        Route::Unknown | Route::Events(_) | Route::RunEvents(_) | Route::Sql => {
             return Err(EngineError::internal("a route without a handler").into());
         }
     };

@@ -40,6 +40,13 @@ pub struct Limits {
     pub max_result_rows: u64,
     /// Queries running at once. Past it the answer is 429.
     pub max_concurrent_queries: usize,
+    /// Streams of a run's events open at once. Past it the answer is 429: each of them looks at its
+    /// run some times a second.
+    pub max_run_events: usize,
+    /// How often a stream of events looks at its run, which bounds how often it tells something.
+    pub run_event_pause: Duration,
+    /// Without an event for so long, a stream sends a comment: proxies close what is silent.
+    pub run_event_silence: Duration,
     /// Encoded pieces of an answer that may wait for a slow client; each is one record batch.
     pub answer_pieces: usize,
     /// Rows the `table` format prints: it is for eyes and needs all rows to find the widths.
@@ -68,6 +75,9 @@ impl Default for Limits {
             max_query_timeout: Duration::from_secs(3_600),
             max_result_rows: 10_000_000,
             max_concurrent_queries: 64,
+            max_run_events: 64,
+            run_event_pause: Duration::from_millis(250),
+            run_event_silence: Duration::from_secs(15),
             answer_pieces: 2,
             table_rows: 1_000,
             row_errors: 100,

@@ -27,7 +27,7 @@ Begin here:
   lambdalake sql 'SELECT count(*) FROM access_log'
 
 Exit codes: 0 done, 1 failed, 2 bad input, 3 server unreachable or still busy after retries,
-4 damage found by verify.";
+4 damage found by verify, 130 interrupted.";
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -85,6 +85,9 @@ impl ServeArgs {
     }
 }
 
+/// Where a server is that was not told where to be.
+pub const DEFAULT_URL: &str = "http://127.0.0.1:7700";
+
 /// Where the server is.
 #[derive(Debug, Clone, Args)]
 pub struct ServerArgs {
@@ -92,7 +95,7 @@ pub struct ServerArgs {
     #[arg(
         long,
         env = "LAMBDALAKE_URL",
-        default_value = "http://127.0.0.1:7700",
+        default_value = DEFAULT_URL,
         value_parser = server_url
     )]
     pub url: Url,
@@ -287,8 +290,8 @@ pub enum Layer {
 #[command(
     long_about = "Recompute a view from the master dataset and wait for the result.\n\n\
     The view stays readable and exact meanwhile. Before the new version is published it is \
-    audited against the old version and the speed layer. Interrupting this command does not \
-    stop the run.",
+    audited against the old version and the speed layer. Ctrl-C ends this command and \
+    not the run, and says how to cancel it.",
     after_help = "\
 Examples:
   lambdalake recompute by_status
@@ -333,7 +336,8 @@ pub struct RunsArgs {
         env = "LAMBDALAKE_RUNS_LIMIT"
     )]
     pub limit: usize,
-    /// Go on with a line for each run that begins or ends, until interrupted.
+    /// Go on with a line for each run that begins or ends, until interrupted; on a terminal with a
+    /// bar for each that runs.
     #[arg(long, env = "LAMBDALAKE_RUNS_FOLLOW")]
     pub follow: bool,
     /// Print each run as a JSON object.

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use serde_json::Value;
 use ureq::http::{HeaderMap, Request, Response};
-use ureq::{Agent, Body, SendBody};
+use ureq::{Agent, Body, BodyReader, SendBody};
 use url::{Host, Url};
 
+use super::run_events::Events;
 use super::{ClientError, Refusal};
 
 /// How long to wait for a connection.
@@ -24,6 +25,9 @@ const LONGEST_WAIT: Duration = Duration::from_secs(30);
 const TRANSPORT_TRIES: u32 = 4;
 /// First wait; doubles with each try.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
+/// How long a stream of events is read before it is asked for anew: a server that is gone without
+/// a word is noticed then.
+const EVENTS_TIMEOUT: Duration = Duration::from_secs(60);
 /// Largest answer read into memory. Query results are not; they are streamed.
 const MAX_ANSWER_BYTES: u64 = 64 << 20;
 
@@ -170,6 +174,22 @@ impl Client {
         Answer::read(url, response)
     }
 
+    /// GET of a stream of events, after waiting for a busy server. It may break off at any time:
+    /// ask again then.
+    pub fn events(&self, url: &Url) -> Result<Events<BodyReader<'static>>, ClientError> {
+        let send = || {
+            let request = Request::get(url.as_str()).body(())?;
+            let request = self.agent.configure_request(request);
+            let request = request.timeout_recv_body(Some(EVENTS_TIMEOUT)).build();
+            self.agent.run(request)
+        };
+        let response = patiently(url, Repeat::Harmless, send, &|_| {})?;
+        if !response.status().is_success() {
+            return Err(Answer::read(url, response)?.into_error());
+        }
+        Ok(Events::of(response.into_body().into_reader()))
+    }
+
     /// DELETE, and the answer whatever its status is.
     pub fn delete(&self, url: &Url) -> Result<Answer, ClientError> {
         let request = || Request::delete(url.as_str()).body(());
@@ -207,18 +227,7 @@ impl Client {
             }
             payload.send(&self.agent, request)
         };
-        let mut wait = FIRST_WAIT;
-        for tries_left in (0..BUSY_TRIES).rev() {
-            let response = retry_transport(url, repeat, send)?;
-            if tries_left == 0 || !is_passing(&response) {
-                return Ok(response);
-            }
-            let asked = retry_after(&response).unwrap_or(wait).min(LONGEST_WAIT);
-            on_wait(asked);
-            std::thread::sleep(asked);
-            wait = (wait * 2).min(LONGEST_WAIT);
-        }
-        unreachable!("the last try returns")
+        patiently(url, repeat, send, on_wait)
     }
 }
 
@@ -275,6 +284,28 @@ impl Answer {
             excerpt: None,
         })
     }
+}
+
+/// Sends until the server is not too busy for it, or has been for too long. `on_wait` hears of each
+/// wait.
+fn patiently(
+    url: &Url,
+    repeat: Repeat,
+    send: impl Fn() -> Result<Response<Body>, ureq::Error>,
+    on_wait: &dyn Fn(Duration),
+) -> Result<Response<Body>, ClientError> {
+    let mut wait = FIRST_WAIT;
+    for tries_left in (0..BUSY_TRIES).rev() {
+        let response = retry_transport(url, repeat, &send)?;
+        if tries_left == 0 || !is_passing(&response) {
+            return Ok(response);
+        }
+        let asked = retry_after(&response).unwrap_or(wait).min(LONGEST_WAIT);
+        on_wait(asked);
+        std::thread::sleep(asked);
+        wait = (wait * 2).min(LONGEST_WAIT);
+    }
+    unreachable!("the last try returns")
 }
 
 fn retry_transport<T>(

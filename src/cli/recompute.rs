@@ -2,47 +2,35 @@
 
 use std::time::Duration;
 
-use indicatif::{HumanCount, ProgressBar, ProgressStyle};
-use serde::Deserialize;
+use indicatif::HumanCount;
 use serde_json::Value;
 
 use super::args::RecomputeArgs;
 use super::client::{Client, Payload, Repeat};
+use super::follow::{Follower, Run};
 use super::{ClientError, Exit};
-
-/// First wait between two looks at a run; grows to [`LONGEST_WAIT`].
-const FIRST_WAIT: Duration = Duration::from_millis(50);
-const LONGEST_WAIT: Duration = Duration::from_secs(1);
-
-/// What the server tells of a run. A field that is missing is not known yet.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Run {
-    status: String,
-    rows_read: u64,
-    rows_total: u64,
-    duration_ms: u64,
-    audit: Value,
-    error: Value,
-}
 
 /// Ends with [`Exit::Other`] if a run failed.
 pub fn run(args: RecomputeArgs) -> anyhow::Result<Exit> {
     let client = Client::new(&args.server.url);
+    let follower = match args.no_wait {
+        true => None,
+        false => Some(Follower::begin(&client, &args.server.url)?),
+    };
     let Some(view) = &args.view else {
-        return all(&client, args.no_wait);
+        return all(&client, follower.as_ref());
     };
     let run_id = start(&client, view)?;
-    if args.no_wait {
+    let Some(follower) = follower else {
         println!("{run_id}");
         return Ok(Exit::Ok);
-    }
-    let run = follow(&client, &run_id)?;
+    };
+    let run = follower.follow(view, &run_id)?;
     Ok(print_result(view, &run_id, &run))
 }
 
 /// Recomputes every view, one after the other. One that fails does not keep the others from it.
-fn all(client: &Client, no_wait: bool) -> anyhow::Result<Exit> {
+fn all(client: &Client, follower: Option<&Follower<'_>>) -> anyhow::Result<Exit> {
     let answer = client.get(&client.url(&["api", "v1", "views"], &[]))?;
     let views = answer["views"].as_array().cloned().unwrap_or_default();
     let mut exit = Exit::Ok;
@@ -50,11 +38,11 @@ fn all(client: &Client, no_wait: bool) -> anyhow::Result<Exit> {
         let outcome = start(client, view)
             .map_err(anyhow::Error::from)
             .and_then(|run_id| {
-                if no_wait {
+                let Some(follower) = follower else {
                     println!("{view} {run_id}");
                     return Ok(Exit::Ok);
-                }
-                let run = follow(client, &run_id)?;
+                };
+                let run = follower.follow(view, &run_id)?;
                 Ok(print_result(view, &run_id, &run))
             });
         match outcome {
@@ -86,31 +74,6 @@ fn start(client: &Client, view: &str) -> Result<String, ClientError> {
             url: url.to_string(),
             reason: "it names no run".to_owned(),
         })
-}
-
-/// Looks at the run until it is over. The server bounds how long that takes; a server that
-/// is gone ends it too.
-fn follow(client: &Client, run_id: &str) -> anyhow::Result<Run> {
-    let url = client.url(&["api", "v1", "runs", run_id], &[]);
-    let style = ProgressStyle::with_template("{wide_bar} {human_pos}/{human_len} rows {elapsed}");
-    let progress = ProgressBar::new(0).with_style(style.unwrap_or(ProgressStyle::default_bar()));
-    let mut wait = FIRST_WAIT;
-    loop {
-        let run: Run = serde_json::from_value(client.get(&url)?).map_err(|error| {
-            ClientError::UnexpectedAnswer {
-                url: url.to_string(),
-                reason: error.to_string(),
-            }
-        })?;
-        if !["queued", "pending", "running"].contains(&run.status.as_str()) {
-            progress.finish_and_clear();
-            return Ok(run);
-        }
-        progress.set_length(run.rows_total);
-        progress.set_position(run.rows_read);
-        std::thread::sleep(wait);
-        wait = (wait * 2).min(LONGEST_WAIT);
-    }
 }
 
 fn print_result(view: &str, run_id: &str, run: &Run) -> Exit {

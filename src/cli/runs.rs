@@ -1,12 +1,15 @@
 //! `lambdalake runs`: what recomputes did and do, and how to end one.
 
 use std::collections::BTreeMap;
+use std::io::{IsTerminal, stderr};
 use std::time::Duration;
 
+use indicatif::MultiProgress;
 use serde_json::Value;
 
 use super::args::RunsArgs;
 use super::client::Client;
+use super::follow::{RunBar, follow as follow_run};
 use super::{ClientError, Exit, table};
 
 /// Columns in their order; one that no run has a value for is left out.
@@ -17,6 +20,8 @@ const COLUMNS: &[&str] = &[
     "started_by",
     "started_at",
     "duration_ms",
+    "phase",
+    "eta_ms",
     "rows_read",
     "audit",
     "version",
@@ -51,9 +56,16 @@ pub fn run(args: RunsArgs) -> anyhow::Result<Exit> {
     Ok(Exit::Ok)
 }
 
-/// A line for each run that begins or ends from now on; until interrupted, or an error.
+/// A line for each run that begins or ends from now on, and on a terminal a bar for each that runs;
+/// until interrupted, or an error.
 fn follow(client: &Client, args: &RunsArgs, seen: &[Value]) -> anyhow::Result<()> {
+    let bars = stderr().is_terminal().then(MultiProgress::new);
     let mut known = statuses(seen);
+    let show = |run: &Value| match &bars {
+        Some(bars) if run["status"] == "running" => show_bar(args, run, bars),
+        _ => Ok(()),
+    };
+    seen.iter().rev().try_for_each(show)?;
     loop {
         std::thread::sleep(FOLLOW_EVERY);
         let runs = wanted(client, args)?;
@@ -62,13 +74,35 @@ fn follow(client: &Client, args: &RunsArgs, seen: &[Value]) -> anyhow::Result<()
             if known.get(&id) == Some(&status) {
                 continue;
             }
-            match args.json {
-                true => println!("{run}"),
-                false => println!("{}", news(run)),
+            let line = match args.json {
+                true => run.to_string(),
+                false => news(run),
+            };
+            match &bars {
+                // Not through the bars.
+                Some(bars) => bars.suspend(|| println!("{line}")),
+                None => println!("{line}"),
             }
+            show(run)?;
         }
         known = statuses(&runs);
     }
+}
+
+/// Shows how far a run is until it ends, beside everything else.
+fn show_bar(args: &RunsArgs, run: &Value, bars: &MultiProgress) -> anyhow::Result<()> {
+    let bar = RunBar::new(&text(run, "view")).among(bars);
+    let (url, run_id) = (args.server.url.clone(), text(run, "run_id"));
+    let shown = move || {
+        let client = Client::new(&url);
+        // Whatever became of it, who follows the runs will see.
+        follow_run(&client, &run_id, |run| bar.show(run)).ok();
+        bar.clear();
+    };
+    std::thread::Builder::new()
+        .name("bar".to_owned())
+        .spawn(shown)?;
+    Ok(())
 }
 
 /// The newest runs that were asked for, newest first.

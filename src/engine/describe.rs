@@ -3,13 +3,15 @@
 use datafusion::arrow::datatypes::Schema;
 use serde_json::{Value, json};
 
-use lambdalake_batch::history::{Run, RunStatus};
+use lambdalake_batch::history::{History, Run, RunStatus};
+use lambdalake_batch::progress::{Phase, Told};
 use lambdalake_data::delta::refused_column;
 use lambdalake_data::publication::Comments;
 use lambdalake_data::schema::is_hidden;
 use lambdalake_serving::snapshot::{StreamSnapshot, ViewSnapshot};
 use lambdalake_serving::system::{RunRow, SettingRow, System, hidden_comment};
 
+use super::recompute::Running;
 use super::rewrite::outdated;
 use super::{Engine, lock};
 
@@ -84,10 +86,7 @@ impl Engine {
 
     pub(super) fn describe_view(&self, view: &ViewSnapshot) -> Value {
         let state = &view.state;
-        let last = self
-            .history
-            .last_of(&state.name)
-            .map(|run| self.describe_run(&run));
+        let last = self.describe_last_run(&state.name);
         let offsets = |cut: &lambdalake_data::Cut| -> Vec<u64> {
             (0..cut.shards()).map(|shard| cut.offset(shard)).collect()
         };
@@ -144,8 +143,78 @@ impl Engine {
         })
     }
 
-    pub(super) fn describe_run(&self, run: &Run) -> Value {
-        let (rows_read, duration_ms) = self.progress_of(run);
+    /// One run, as it is now.
+    pub(super) fn describe_run(&self, id: &str) -> Option<Value> {
+        let seen = self.see_runs(|history| history.get(id).into_iter().collect());
+        seen.first().map(SeenRun::describe)
+    }
+
+    /// The newest run of a view, as it is now.
+    fn describe_last_run(&self, view: &str) -> Option<Value> {
+        let seen = self.see_runs(|history| history.last_of(view).into_iter().collect());
+        seen.first().map(SeenRun::describe)
+    }
+
+    /// All runs, newest first.
+    pub(super) fn describe_runs(&self) -> Vec<Value> {
+        let seen = self.see_runs(History::all);
+        seen.iter().rev().map(SeenRun::describe).collect()
+    }
+
+    /// Runs, and what those tell that have not ended. They end under the lock, so that none is
+    /// seen that goes on and tells nothing.
+    fn see_runs(&self, look: impl FnOnce(&History) -> Vec<Run>) -> Vec<SeenRun> {
+        let now_micros = self.clock.now_micros();
+        let running = lock(&self.running);
+        let see = |run: Run| {
+            let found = running.get(&run.view);
+            let told = found
+                .filter(|running| running.run_id() == run.run_id)
+                .map(Running::told);
+            SeenRun::new(run, told, now_micros)
+        };
+        look(&self.history).into_iter().map(see).collect()
+    }
+}
+
+/// A run at a moment.
+struct SeenRun {
+    /// With counts and duration of that moment.
+    run: Run,
+    /// `None` once it has ended.
+    phase: Option<&'static str>,
+    eta_ms: Option<u64>,
+}
+
+impl SeenRun {
+    fn new(mut run: Run, told: Option<Told>, now_micros: i64) -> Self {
+        let Some(told) = told.filter(|_| !run.status.has_ended()) else {
+            return Self {
+                run,
+                phase: None,
+                eta_ms: None,
+            };
+        };
+        run.counts = told.counts;
+        let mut phase = told.phase;
+        match run.status {
+            // Its thread has just begun.
+            RunStatus::Running if phase == Phase::Queued => phase = Phase::Flushing,
+            RunStatus::Queued => phase = Phase::Queued,
+            _ => {}
+        }
+        if run.status == RunStatus::Running {
+            run.duration_ms = (now_micros - run.started_at_micros).max(0) as u64 / 1000;
+        }
+        Self {
+            run,
+            phase: Some(phase.word()),
+            eta_ms: told.remaining.map(|left| left.as_millis() as u64),
+        }
+    }
+
+    fn describe(&self) -> Value {
+        let (run, counts) = (&self.run, &self.run.counts);
         json!({
             "run_id": run.run_id,
             "view": run.view,
@@ -153,9 +222,15 @@ impl Engine {
             "status": run.status,
             "started_by": run.started_by,
             "started_at": rfc3339(run.started_at_micros),
-            "duration_ms": duration_ms,
-            "rows_read": rows_read,
-            "rows_total": run.rows_total,
+            "duration_ms": run.duration_ms,
+            "phase": self.phase,
+            "rows_read": counts.rows_read,
+            "rows_total": counts.rows_total,
+            "bytes_read": counts.bytes_read,
+            "bytes_total": counts.bytes_total,
+            "files_read": counts.files_read,
+            "files_total": counts.files_total,
+            "eta_ms": self.eta_ms,
             "states": run.states_rows,
             "cut": (0..run.cut.shards()).map(|shard| run.cut.offset(shard)).collect::<Vec<_>>(),
             "audit": run.audit,
@@ -166,46 +241,39 @@ impl Engine {
         })
     }
 
-    /// Events read and milliseconds taken: so far, if the run goes on.
-    fn progress_of(&self, run: &Run) -> (u64, u64) {
-        if run.status != RunStatus::Running {
-            return (run.rows_read, run.duration_ms);
+    fn row(self) -> RunRow {
+        let (counts, run) = (self.run.counts, self.run);
+        RunRow {
+            run_id: run.run_id,
+            view: run.view,
+            kind: run.kind.word(),
+            status: run.status.word().to_owned(),
+            started_by: run.started_by,
+            started_at_micros: run.started_at_micros,
+            duration_ms: run.duration_ms,
+            phase: self.phase,
+            rows_read: counts.rows_read,
+            rows_total: counts.rows_total,
+            bytes_read: counts.bytes_read,
+            bytes_total: counts.bytes_total,
+            files_read: counts.files_read,
+            files_total: counts.files_total,
+            eta_ms: self.eta_ms,
+            states: run.states_rows,
+            cut: run.cut.to_string(),
+            audit: run.audit,
+            groups_compared: run.groups_compared,
+            version: run.version,
+            error: run.error,
         }
-        let running = lock(&self.running);
-        let mut running = running.values();
-        let rows_read = running
-            .find(|running| running.run_id() == run.run_id)
-            .map_or(run.rows_read, |running| running.rows_read());
-        let taken = (self.clock.now_micros() - run.started_at_micros).max(0) / 1000;
-        (rows_read, taken as u64)
     }
 }
 
 /// What the system tables ask of the engine.
 impl System for Engine {
     fn runs(&self) -> Vec<RunRow> {
-        let runs = self.history.all();
-        let row = |run: Run| {
-            let (rows_read, duration_ms) = self.progress_of(&run);
-            RunRow {
-                run_id: run.run_id,
-                view: run.view,
-                kind: run.kind.word(),
-                status: run.status.word().to_owned(),
-                started_by: run.started_by,
-                started_at_micros: run.started_at_micros,
-                duration_ms,
-                rows_read,
-                rows_total: run.rows_total,
-                states: run.states_rows,
-                cut: run.cut.to_string(),
-                audit: run.audit,
-                groups_compared: run.groups_compared,
-                version: run.version,
-                error: run.error,
-            }
-        };
-        runs.into_iter().rev().map(row).collect()
+        let seen = self.see_runs(History::all);
+        seen.into_iter().rev().map(SeenRun::row).collect()
     }
 
     fn settings(&self) -> Vec<SettingRow> {

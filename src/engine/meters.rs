@@ -134,7 +134,7 @@ impl EngineMeters {
             .record(Duration::from_millis(run.duration_ms).as_secs_f64());
         self.meters
             .counter(&names::RECOMPUTE_ROWS, &[view])
-            .increment(run.rows_read);
+            .increment(run.counts.rows_read);
     }
 }
 

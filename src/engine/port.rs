@@ -246,17 +246,11 @@ impl port::Engine for Port {
     }
 
     fn runs(&self) -> Vec<Value> {
-        self.0
-            .history
-            .all()
-            .iter()
-            .rev()
-            .map(|run| self.0.describe_run(run))
-            .collect()
+        self.0.describe_runs()
     }
 
     fn run(&self, id: &str) -> Option<Value> {
-        self.0.history.get(id).map(|run| self.0.describe_run(&run))
+        self.0.describe_run(id)
     }
 
     fn streams(&self) -> Vec<Value> {

@@ -6,7 +6,8 @@ use std::sync::atomic::Ordering;
 
 use lambdalake_batch::audit::Audit;
 use lambdalake_batch::history::{FoundDifference, Run, RunKind, RunStatus};
-use lambdalake_batch::job::{self, Progress, RecomputeJob, RecomputeOutput};
+use lambdalake_batch::job::{self, RecomputeJob, RecomputeOutput};
+use lambdalake_batch::progress::{Counts, Phase, Progress, Timing, Told};
 use lambdalake_data::Cut;
 use lambdalake_data::publication::{OnMismatch, ViewVersion};
 use lambdalake_data::scan::ScanFile;
@@ -50,8 +51,8 @@ impl Running {
         self.progress.cancelled.store(true, Ordering::Relaxed);
     }
 
-    pub(super) fn rows_read(&self) -> u64 {
-        self.progress.rows_read.load(Ordering::Relaxed)
+    pub(super) fn told(&self) -> Told {
+        self.progress.told()
     }
 
     pub(super) fn run_id(&self) -> &str {
@@ -106,8 +107,8 @@ impl Engine {
             asked_at_micros: now,
             started_at_micros: now,
             duration_ms: 0,
-            rows_read: 0,
-            rows_total: 0,
+            counts: Counts::default(),
+            timing: Timing::default(),
             states_rows: 0,
             cut: Cut::default(),
             audit: String::new(),
@@ -138,7 +139,7 @@ impl Engine {
             self.history.update(run.clone());
             let waiting = Running {
                 run_id: run_id.clone(),
-                progress: Arc::default(),
+                progress: Arc::new(Progress::new(Arc::clone(&self.clock))),
                 cut: None,
                 ended,
                 queued: Some(Queued { run, ending }),
@@ -193,7 +194,8 @@ impl Engine {
                     ..begun
                 });
                 ended.duration_ms = (engine.clock.monotonic() - started).as_millis() as u64;
-                ended.rows_read = progress.rows_read.load(Ordering::Relaxed);
+                ended.counts = progress.told().counts;
+                ended.timing = progress.timing();
                 engine.meters.recomputed(&ended);
                 engine.end_run(ended);
                 engine.start_queued();
@@ -300,22 +302,24 @@ impl Engine {
         run: &mut Run,
         progress: &Arc<Progress>,
     ) -> anyhow::Result<()> {
+        progress.enter(Phase::Flushing);
         let view = self.fix_cut(name)?;
         let cut = view.stream.state.cut.clone();
         run.cut = cut.clone();
-        run.rows_total = cut.events();
+        let master = view.stream.master_files();
+        progress.begin_reading(&master, self.history.last_timing_of(name));
         self.history.update(run.clone());
         let job = RecomputeJob {
             run_id: run.run_id.clone(),
             view: Arc::clone(&view.view),
             schema: Arc::clone(&view.stream.schema),
-            master: view.stream.master_files(),
+            master,
             output_folder: view.state.folder(),
             previous: previous_states(&view),
         };
         let (disk, task) = (Arc::clone(&self.disk), Arc::clone(&self.batch_task));
         let counted = Arc::clone(progress);
-        let work = async move { job::run(&job, &disk, &task, &counted).await };
+        let work = async move { job::run(&job, None, &disk, &task, &counted).await };
         let output = self.batch.block_on(self.batch.spawn(work))??;
         run.audit = output.audit.word().to_owned();
         run.states_rows = output.files.iter().map(|file| file.rows).sum();
@@ -349,6 +353,7 @@ impl Engine {
              (on_mismatch = 'publish') and recompute it",
             shown(&run.differences)
         );
+        progress.enter(Phase::Publishing);
         run.version = Some(self.publish_version(&view, cut, output, &run.run_id)?);
         Ok(())
     }

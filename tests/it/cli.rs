@@ -364,7 +364,7 @@ fn every_command_shows_examples() {
 
 /// What was on the terminal while the steps were played; `None` after saying that the test is
 /// skipped.
-fn play(
+pub fn play(
     test: &str,
     url: &str,
     history: &Path,

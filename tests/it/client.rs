@@ -385,20 +385,30 @@ fn a_server_that_is_not_there_is_exit_code_3() {
     }
 }
 
+const EVENTS: &str = "content-type: text/event-stream";
+
+const FAILED: &str = "event:end\ndata:{\"status\":\"failed\",\"error\":\"audit differs\"}\n\n";
+
 #[test]
 fn recompute_follows_the_run_to_its_end() {
     let server = ScriptedServer::start(vec![
         (202, "", r#"{"run_id": "r7"}"#),
+        // Broken off in the middle of an event, as when the server restarts.
         (
             200,
-            "",
-            r#"{"run_id": "r7", "status": "running", "rows_read": 1}"#,
+            EVENTS,
+            "event:progress\ndata:{\"status\":\"running\",\"rows_read\":1}\n\nevent:end\ndata:{",
+        ),
+        (
+            503,
+            "retry-after: 0",
+            r#"{"error": {"code": "starting", "message": "wait"}}"#,
         ),
         (
             200,
-            "",
-            r#"{"run_id": "r7", "status": "succeeded", "rows_read": 1200,
-                "duration_ms": 1500, "audit": "equal"}"#,
+            EVENTS,
+            ":\n\nevent:end\ndata:{\"status\":\"succeeded\",\"rows_read\":1200,\
+             \"duration_ms\":1500,\"audit\":\"equal\"}\n\n",
         ),
     ]);
     let output = lambdalake(&["recompute", "v", "--url", &server.url], "");
@@ -412,8 +422,9 @@ fn recompute_follows_the_run_to_its_end() {
         lines,
         [
             "POST /api/v1/views/v/recompute",
-            "GET /api/v1/runs/r7",
-            "GET /api/v1/runs/r7"
+            "GET /api/v1/runs/r7/events",
+            "GET /api/v1/runs/r7/events",
+            "GET /api/v1/runs/r7/events"
         ]
     );
 }
@@ -423,12 +434,12 @@ fn a_failed_run_does_not_keep_other_views_from_theirs() {
     let server = ScriptedServer::start(vec![
         (200, "", r#"{"views": [{"name": "v"}, {"name": "w"}]}"#),
         (202, "", r#"{"run_id": "r1"}"#),
-        (200, "", r#"{"status": "failed", "error": "audit differs"}"#),
+        (200, EVENTS, FAILED),
         (202, "", r#"{"run_id": "r2"}"#),
         (
             200,
-            "",
-            r#"{"status": "succeeded", "rows_read": 5, "duration_ms": 10}"#,
+            EVENTS,
+            "event:end\ndata:{\"status\":\"succeeded\",\"rows_read\":5,\"duration_ms\":10}\n\n",
         ),
     ]);
     let output = lambdalake(&["recompute", "--all", "--url", &server.url], "");
@@ -444,7 +455,7 @@ fn a_failed_run_does_not_keep_other_views_from_theirs() {
 fn a_failed_run_is_exit_code_1() {
     let server = ScriptedServer::start(vec![
         (202, "", r#"{"run_id": "r7"}"#),
-        (200, "", r#"{"status": "failed", "error": "audit differs"}"#),
+        (200, EVENTS, FAILED),
     ]);
     let output = lambdalake(&["recompute", "v", "--url", &server.url], "");
     assert_eq!(output.status.code(), Some(1));
@@ -452,6 +463,29 @@ fn a_failed_run_is_exit_code_1() {
         text(&output.stderr),
         "error: run r7 of v failed: audit differs\n"
     );
+}
+
+#[test]
+fn a_server_that_tells_nothing_of_a_run_is_given_up() {
+    let mut answers = vec![(202, "", r#"{"run_id": "r7"}"#)];
+    answers.extend([(200, EVENTS, ":\n\n"); 4]);
+    let server = ScriptedServer::start(answers);
+    let output = lambdalake(&["recompute", "v", "--url", &server.url], "");
+    assert_eq!(output.status.code(), Some(1));
+    let said = text(&output.stderr);
+    assert!(said.contains("it ends without telling anything"), "{said}");
+
+    let server = ScriptedServer::start(vec![
+        (202, "", r#"{"run_id": "r7"}"#),
+        (
+            404,
+            "",
+            r#"{"error": {"code": "unknown_run", "message": "no r7"}}"#,
+        ),
+    ]);
+    let output = lambdalake(&["recompute", "v", "--url", &server.url], "");
+    assert_eq!(output.status.code(), Some(2));
+    assert_eq!(text(&output.stderr), "error: no r7 [unknown_run]\n");
 }
 
 #[test]

@@ -332,6 +332,17 @@ fn a_recompute_that_meets_broken_states_makes_them_again() {
     server.sql("REFRESH MATERIALIZED VIEW v");
     assert_eq!(server.rows("SELECT * FROM v ORDER BY k"), before);
     assert_eq!(server.get("/api/v1/views/v").json()["unstored_events"], 0);
+    // It read everything twice, and counts it once. Another run may have begun by itself.
+    let runs = server.get("/api/v1/runs").json();
+    let mut runs = runs["runs"].as_array().expect("runs").iter();
+    let run = runs.find(|run| run["view"] == "v" && run["started_by"] == "request");
+    let run = run.expect("the run");
+    assert_eq!(run["audit"], "nothing_to_compare");
+    for what in ["rows", "bytes", "files"] {
+        let total = &run[format!("{what}_total")];
+        assert_eq!(&run[format!("{what}_read")], total, "{run}");
+        assert_ne!(total, 0);
+    }
 }
 
 /// Waits until the writer of `s` has been idle and marked the end of its log.

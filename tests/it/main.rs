@@ -30,6 +30,7 @@ mod readers;
 mod real_log;
 mod restart;
 mod round_trip;
+mod run_events;
 mod schedules;
 mod schema_change;
 mod selftest;

@@ -80,6 +80,7 @@ const VIEW: &str = "/api/v1/views/{view}";
 const RECOMPUTE: &str = "/api/v1/views/{view}/recompute";
 const SQL: &str = "/api/v1/sql";
 const RUN: &str = "/api/v1/runs/{id}";
+const RUN_EVENTS: &str = "/api/v1/runs/{id}/events";
 const QUERY: &str = "/api/v1/queries/{id}";
 
 fn resources(asked: &mut Asked<'_>) {
@@ -122,6 +123,9 @@ fn resources(asked: &mut Asked<'_>) {
     asked.get(VIEW, "/api/v1/views/access_log", 404);
     asked.get(RUN, &run, 200);
     asked.get(RUN, "/api/v1/runs/nothing", 404);
+    asked.get(RUN_EVENTS, &format!("{run}/events"), 200);
+    asked.get(RUN_EVENTS, &format!("{run}/events?x=1"), 400);
+    asked.get(RUN_EVENTS, "/api/v1/runs/nothing/events", 404);
     asked.post(RECOMPUTE, "/api/v1/views/nothing/recompute", "", 404);
     let cancelled = asked.server.delete("/api/v1/queries/nothing");
     asked.fits("delete", QUERY, 404, &cancelled);

@@ -195,6 +195,20 @@ impl Server {
         response.into_body().into_reader()
     }
 
+    /// The status of a GET that goes away before the body.
+    pub fn status_of(&self, path: &str) -> u16 {
+        let response = self.agent.get(format!("{}{path}", self.base)).call();
+        response.expect("an answer").status().as_u16()
+    }
+
+    /// The body of a GET to read piece by piece; the answer must be a success.
+    pub fn stream(&self, path: &str) -> impl std::io::Read + use<> {
+        let response = self.agent.get(format!("{}{path}", self.base)).call();
+        let response = response.expect("an answer");
+        assert_eq!(response.status().as_u16(), 200, "{path}\n{}", self.log());
+        response.into_body().into_reader()
+    }
+
     /// Bytes of memory that the process has now.
     pub fn resident_bytes(&self) -> usize {
         let path = format!("/proc/{}/status", self.child.id());

@@ -25,7 +25,7 @@ mod tests {
     use super::DESCRIPTION;
 
     /// A new route is named here, too.
-    const ROUTES: [Route; 17] = [
+    const ROUTES: [Route; 18] = [
         Route::Unknown,
         Route::Streams,
         Route::Stream(String::new()),
@@ -38,6 +38,7 @@ mod tests {
         Route::Recompute(String::new()),
         Route::Runs,
         Route::Run(String::new()),
+        Route::RunEvents(String::new()),
         Route::Live,
         Route::Ready,
         Route::Health,

@@ -42,8 +42,11 @@ pub async fn serve(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
     let mut connections = Connections::new(&limits);
-    let routes = routes(App::new(engine, limits.clone()));
+    let app = App::new(engine, limits.clone());
+    let routes = routes(Arc::clone(&app));
     connections.accept(&listener, routes, shutdown).await?;
+    // They would take all of the grace time.
+    app.run_events.stop();
     refuse_during(&listener, Closed::Stopping, &limits, connections.drain()).await
 }
 

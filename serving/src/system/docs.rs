@@ -168,8 +168,26 @@ pub const TABLES: &[TableDoc] = &[
                 "When it began; while queued, when it was asked for.",
             ),
             column("duration_ms", Int, "Milliseconds it took, or takes so far."),
+            maybe(
+                "phase",
+                Text,
+                "queued, flushing, reading, sorting, writing, comparing or publishing; null once it has ended.",
+            ),
             column("rows_read", Int, "Events read so far."),
             column("rows_total", Int, "Events to read."),
+            column(
+                "bytes_read",
+                Int,
+                "Bytes of the master dataset's files read so far.",
+            ),
+            column("bytes_total", Int, "Bytes of the files to read."),
+            column("files_read", Int, "Files read to their end so far."),
+            column("files_total", Int, "Files to read."),
+            maybe(
+                "eta_ms",
+                Int,
+                "Milliseconds that it may still take; null while that cannot be told.",
+            ),
             column("states", Int, "Rows of the new states."),
             column("cut", Text, "Offsets per shard up to which it reads."),
             column(

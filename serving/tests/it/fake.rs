@@ -17,6 +17,7 @@ use lambdalake_serving::engine::{
     ViewSpec,
 };
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 pub struct Fake {
     pub context: SessionContext,
@@ -30,6 +31,8 @@ pub struct Fake {
     pub many_runs: AtomicBool,
     /// Batches made by endless queries.
     pub batches: Arc<AtomicUsize>,
+    /// The run `run-slow`, as a test changes it.
+    pub slow_run: watch::Sender<Value>,
 }
 
 impl Fake {
@@ -43,6 +46,7 @@ impl Fake {
             is_ready: AtomicBool::new(true),
             many_runs: AtomicBool::new(false),
             batches: Arc::default(),
+            slow_run: watch::Sender::new(json!({"id": "run-slow", "status": "running"})),
         }
     }
 
@@ -205,6 +209,12 @@ impl Engine for Fake {
     }
 
     async fn wait_run(&self, run_id: &str) -> Result<Value, EngineError> {
+        if run_id == "run-slow" {
+            let _alive = Alive::new(&self.alive);
+            let mut run = self.slow_run.subscribe();
+            let ended = run.wait_for(|run| run["status"] != "running").await;
+            return Ok(ended.unwrap().clone());
+        }
         Ok(match run_id {
             "run-broken" => json!({"id": run_id, "status": "failed", "error": "audit differs"}),
             _ => json!({"id": run_id, "status": "done", "rows": 5, "seconds": 0.5, "error": null,
@@ -218,7 +228,10 @@ impl Engine for Fake {
     }
 
     fn run(&self, id: &str) -> Option<Value> {
-        self.runs().into_iter().find(|run| run["id"] == id)
+        match id {
+            "run-slow" => Some(self.slow_run.borrow().clone()),
+            _ => self.runs().into_iter().find(|run| run["id"] == id),
+        }
     }
 
     fn streams(&self) -> Vec<Value> {

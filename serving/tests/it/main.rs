@@ -11,4 +11,5 @@ mod insert;
 mod lifecycle;
 mod naughty;
 mod reading;
+mod run_events;
 mod statements;

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::cli::client::Canceller;
+use crate::cli::interrupt::on_interrupt;
 
 /// Knows the query that Ctrl-C would end.
 #[derive(Default)]
@@ -21,24 +22,9 @@ pub struct Interrupt {
 impl Interrupt {
     /// Takes over the signal for the rest of this process.
     pub fn install() -> io::Result<Arc<Interrupt>> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
         let interrupt = Arc::new(Interrupt::default());
         let told = Arc::clone(&interrupt);
-        let mut signals = {
-            let _inside = runtime.enter();
-            tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?
-        };
-        std::thread::Builder::new()
-            .name("interrupt".to_owned())
-            .spawn(move || {
-                runtime.block_on(async {
-                    while signals.recv().await.is_some() {
-                        told.raise();
-                    }
-                });
-            })?;
+        on_interrupt(move || told.raise())?;
         Ok(interrupt)
     }
 
