@@ -20,6 +20,7 @@ mod ingest;
 mod keys;
 mod maintenance;
 mod meters;
+mod pass;
 mod port;
 pub(crate) mod publisher;
 mod recompute;
@@ -58,7 +59,7 @@ use crate::settings::Settings;
 pub use port::Port;
 use publisher::Publisher;
 pub use publisher::states_files;
-use recompute::Running;
+use recompute::RunningViews;
 
 /// What failed in the background is tried again after this long.
 const RETRY: Duration = Duration::from_secs(1);
@@ -101,7 +102,7 @@ pub struct Engine {
     queries: Arc<Queries>,
     batch_task: Arc<TaskContext>,
     history: History,
-    running: Mutex<HashMap<String, Running>>,
+    running: Mutex<RunningViews>,
     /// When it was opened.
     started_micros: i64,
     triggers: Mutex<HashMap<String, Arc<Triggers>>>,

@@ -190,10 +190,20 @@ settings! {
     batch_memory_bytes: usize = size("1GiB"), unit "BYTES",
         env "LAMBDALAKE_BATCH_MEMORY_BYTES";
 
+    /// Bytes on disk that a recompute may write for a view whose states grow with the data (lists,
+    /// distinct values). Beyond: it ends as `over_budget`, and the version before it stays.
+    batch_states_bytes: u64 = size("1GiB"), unit "BYTES",
+        env "LAMBDALAKE_BATCH_STATES_BYTES";
+
     /// Recomputes that run at a time; more of them wait, in the order in which they were asked
-    /// for.
+    /// for. Those of `recompute_shared_views` that share a pass count as one.
     recompute_concurrency: usize = count("1"), unit "RUNS",
         env "LAMBDALAKE_RECOMPUTE_CONCURRENCY";
+
+    /// Views of one stream that are recomputed in one pass over its events, if they wait at the
+    /// same time and their states fit into `batch_memory_bytes`. 1: each by itself.
+    recompute_shared_views: usize = count("16"), unit "VIEWS",
+        env "LAMBDALAKE_RECOMPUTE_SHARED_VIEWS";
 
     /// Zone of the times in `recompute = '0 3 * * *'`, for views without
     /// `recompute_time_zone`.

@@ -19,6 +19,8 @@ pub enum RunStatus {
     Running,
     Succeeded,
     Failed,
+    /// Ended because the view's states would have taken more memory or disk than they may.
+    OverBudget,
     Cancelled,
 }
 
@@ -30,6 +32,7 @@ impl RunStatus {
             Self::Running => "running",
             Self::Succeeded => "succeeded",
             Self::Failed => "failed",
+            Self::OverBudget => "over_budget",
             Self::Cancelled => "cancelled",
         }
     }
@@ -106,6 +109,9 @@ pub struct Run {
     /// The version that the run published.
     pub version: Option<u64>,
     pub error: Option<String>,
+    /// The views whose runs read the master dataset in the same pass.
+    #[serde(default)]
+    pub shared_with: Vec<String>,
 }
 
 /// The runs, newest last by id.

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
 use arrow::datatypes::SchemaRef;
+use bytesize::ByteSize;
 use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::error::DataFusionError;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
@@ -47,6 +48,8 @@ pub struct RecomputeJob {
     /// The states files of the older version and of the panes up to the cut, if together
     /// they cover exactly the same events; `None` when there is nothing to compare with.
     pub previous: Option<Vec<ScanFile>>,
+    /// Bytes of states on disk beyond which the run ends; `None` if they do not grow with the data.
+    pub states_budget: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -82,8 +85,8 @@ pub async fn run(
     // Merging the sorted states and writing them go on at the same time.
     let mut states = spawn_buffered(states, BUFFERED_BATCHES);
     let first = next_states(&mut states, progress).await?;
-    if let Some(before) = share.and_then(|share| share.after) {
-        before.await;
+    if let Some(share) = share {
+        share.after.await;
     }
     progress.enter(Phase::Writing);
     // Every event is mapped: there is a core for the older side of the audit.
@@ -176,6 +179,9 @@ async fn write_states(
             }
             None => writer.write(&states)?,
         }
+        if let Some(budget) = job.states_budget.filter(|budget| writer.bytes() > *budget) {
+            return Err(BatchError::StatesTooLarge(ByteSize(budget)));
+        }
         next = next_states(&mut rest, progress).await?;
     }
     Ok((writer.finish()?, has_finished))
@@ -261,6 +267,15 @@ impl<'a> StatesWriter<'a> {
         widen(&mut open.bounds, bounds_of(&batch, None));
         let full = open.file.bytes() > STATES_FILE_BYTES;
         if full { self.close() } else { Ok(()) }
+    }
+
+    /// Of all files so far.
+    pub fn bytes(&self) -> u64 {
+        let done = self.done.iter().map(|file| file.bytes).sum::<u64>();
+        done + self
+            .open
+            .as_ref()
+            .map_or(0, |open| open.file.bytes() as u64)
     }
 
     fn close(&mut self) -> Result<(), BatchError> {

@@ -45,7 +45,7 @@ pub struct Share {
     pub events: Arc<dyn ExecutionPlan>,
     /// Ends when the run may write. They write one after another: so only one at a time needs
     /// memory for it, and what happens on disk has an order.
-    pub after: Option<BoxFuture<'static, ()>>,
+    pub after: BoxFuture<'static, ()>,
 }
 
 /// A scan that is read once for several plans.

@@ -145,7 +145,7 @@ metrics! {
         "Bytes of the stored states of a view, version and panes.";
 
     RECOMPUTES: Counter "lambdalake_recomputes_total" ["view", "outcome"]
-        "Recompute runs, succeeded, failed or cancelled.";
+        "Recompute runs, succeeded, failed, over_budget or cancelled.";
     RECOMPUTE_SECONDS: Histogram "lambdalake_recompute_duration_seconds" ["view"]
         "Time of one recompute run.";
     RECOMPUTE_ROWS: Counter "lambdalake_recompute_rows_total" ["view"]

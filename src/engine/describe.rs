@@ -238,6 +238,7 @@ impl SeenRun {
             "differences": run.differences,
             "version": run.version,
             "error": run.error,
+            "shared_with": run.shared_with,
         })
     }
 

@@ -269,7 +269,7 @@ impl Engine {
             .views
             .keys()
             .filter_map(|view| self.history.last_recompute_of(view));
-        last.filter(|run| run.status == RunStatus::Failed)
+        last.filter(|run| matches!(run.status, RunStatus::Failed | RunStatus::OverBudget))
             .map(|run| json!({"view": run.view, "run_id": run.run_id, "error": run.error}))
             .collect()
     }

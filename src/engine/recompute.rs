@@ -1,40 +1,48 @@
 //! Recomputes: fix a cut, run the job on the batch runtime, publish the new version.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use lambdalake_batch::BatchError;
 use lambdalake_batch::audit::Audit;
 use lambdalake_batch::history::{FoundDifference, Run, RunKind, RunStatus};
 use lambdalake_batch::job::{self, RecomputeJob, RecomputeOutput};
 use lambdalake_batch::progress::{Counts, Phase, Progress, Timing, Told};
+use lambdalake_batch::shared::Share;
 use lambdalake_data::Cut;
 use lambdalake_data::publication::{OnMismatch, ViewVersion};
 use lambdalake_data::scan::ScanFile;
 use lambdalake_serving::engine::{EngineError, ErrorKind};
 use lambdalake_serving::snapshot::ViewSnapshot;
-use lambdalake_views::{Difference, FINISHED_LAYOUT, PLANNING_STACK_BYTES};
+use lambdalake_views::{Difference, FINISHED_LAYOUT};
 use tokio::sync::watch;
 
 use super::damage::{Damage, Found};
+use super::pass::Turn;
 use super::streams::ChangeError;
 use super::{Engine, lock};
 
+/// By view.
+pub(super) type RunningViews = HashMap<String, Running>;
+
 /// A recompute that has not ended.
 pub(super) struct Running {
-    run_id: String,
-    progress: Arc<Progress>,
-    cut: Option<Cut>,
+    pub(super) run_id: String,
+    pub(super) progress: Arc<Progress>,
+    pub(super) cut: Option<Cut>,
     /// Closed when the run has ended, for those who wait.
     ended: watch::Receiver<()>,
     /// What it needs to begin, while it waits for others to end.
-    queued: Option<Queued>,
+    pub(super) queued: Option<Queued>,
+    /// The run that leads its pass, itself or another, once it has begun.
+    pub(super) pass: Option<String>,
 }
 
 /// See [`Running::queued`].
-struct Queued {
-    run: Run,
-    ending: watch::Sender<()>,
+pub(super) struct Queued {
+    pub(super) run: Run,
+    pub(super) ending: watch::Sender<()>,
 }
 
 impl Running {
@@ -116,6 +124,7 @@ impl Engine {
             differences: Vec::new(),
             version: None,
             error: None,
+            shared_with: Vec::new(),
         };
         {
             let mut running = lock(&self.running);
@@ -143,76 +152,16 @@ impl Engine {
                 cut: None,
                 ended,
                 queued: Some(Queued { run, ending }),
+                pass: None,
             };
             running.insert(name.to_owned(), waiting);
         }
         Ok(run_id)
     }
 
-    /// Starts what waits longest, as long as fewer run than may.
-    pub(super) fn start_queued(self: &Arc<Self>) {
-        loop {
-            let (queued, progress) = {
-                let mut running = lock(&self.running);
-                let waiting = running.values().filter(|run| run.is_queued()).count();
-                if running.len() - waiting >= self.settings.recompute_concurrency {
-                    return;
-                }
-                // Names of runs begin with the time.
-                let next = running.values_mut().filter(|run| run.is_queued());
-                let Some(next) = next.min_by(|a, b| a.run_id.cmp(&b.run_id)) else {
-                    return;
-                };
-                (next.queued.take(), Arc::clone(&next.progress))
-            };
-            if let Some(queued) = queued {
-                self.spawn_recompute(queued, progress);
-            }
-        }
-    }
-
-    /// Runs in a thread of its own.
-    fn spawn_recompute(self: &Arc<Self>, queued: Queued, progress: Arc<Progress>) {
-        let Queued { run, ending } = queued;
-        let begun = Run {
-            status: RunStatus::Running,
-            started_at_micros: self.clock.now_micros(),
-            ..run
-        };
-        self.history.update(begun.clone());
-        let (engine, unspawned) = (Arc::clone(self), begun.clone());
-        let spawned = std::thread::Builder::new()
-            .name("recompute".to_owned())
-            .stack_size(PLANNING_STACK_BYTES)
-            .spawn(move || {
-                let started = engine.clock.monotonic();
-                // Whatever happens, the run must end and the view be free for the next one.
-                let work = AssertUnwindSafe(|| engine.recompute_now(begun.clone(), &progress));
-                let mut ended = catch_unwind(work).unwrap_or_else(|_| Run {
-                    status: RunStatus::Failed,
-                    error: Some("the recompute panicked; see the log".to_owned()),
-                    ..begun
-                });
-                ended.duration_ms = (engine.clock.monotonic() - started).as_millis() as u64;
-                ended.counts = progress.told().counts;
-                ended.timing = progress.timing();
-                engine.meters.recomputed(&ended);
-                engine.end_run(ended);
-                engine.start_queued();
-                drop(ending);
-            });
-        if let Err(error) = spawned {
-            self.end_run(Run {
-                status: RunStatus::Failed,
-                error: Some(format!("no thread for the recompute: {error}")),
-                ..unspawned
-            });
-        }
-    }
-
     /// Keeps what became of a run, and lets the view have another. Both at once for who looks: a
     /// run that has ended is in nobody's way.
-    fn end_run(&self, ended: Run) {
+    pub(super) fn end_run(&self, ended: Run) {
         if let Err(error) = self.history.make_room() {
             tracing::warn!(%error, "old runs could not be removed");
         }
@@ -271,14 +220,24 @@ impl Engine {
         }
     }
 
-    fn recompute_now(self: &Arc<Self>, begun: Run, progress: &Arc<Progress>) -> Run {
+    /// Does a run that has begun. What `prepared` cannot do is tried again alone, after the others.
+    pub(super) fn recompute_now(
+        self: &Arc<Self>,
+        begun: Run,
+        progress: &Arc<Progress>,
+        prepared: Option<PreparedRun>,
+        turn: &mut Turn,
+    ) -> Run {
         let (mut run, view) = (begun.clone(), begun.view);
-        let mut done = self.try_recompute(&view, &mut run, progress);
+        let mut done = match prepared {
+            Some(prepared) => self.do_job(prepared, &mut run, progress),
+            None => self.try_recompute(&view, &mut run, progress),
+        };
         if let Err(error) = &done
-            && let Some(damage) = Damage::in_error(error.as_ref())
-            && self.note(&damage) == Found::States
+            && self.is_worth_another_try(error, turn.is_shared())
+            && !progress.cancelled.load(Ordering::Relaxed)
         {
-            // The states to compare with were broken; without them there is nothing to compare.
+            turn.leave(&self.batch);
             done = self.try_recompute(&view, &mut run, progress);
         }
         match done {
@@ -289,11 +248,23 @@ impl Engine {
             }
             Err(error) => {
                 tracing::warn!(view, error = format!("{error:#}"), "recompute failed");
-                run.status = RunStatus::Failed;
+                run.status = match is_over_budget(&error) {
+                    true => RunStatus::OverBudget,
+                    false => RunStatus::Failed,
+                };
                 run.error = Some(format!("{error:#}"));
             }
         }
         run
+    }
+
+    fn is_worth_another_try(&self, error: &anyhow::Error, is_shared: bool) -> bool {
+        match Damage::in_error(error.as_ref()) {
+            // The states to compare with were broken; without them there is nothing to compare.
+            Some(damage) => self.note(&damage) == Found::States,
+            // Alone it has all the memory.
+            None => is_shared && is_over_budget(error),
+        }
     }
 
     fn try_recompute(
@@ -303,11 +274,24 @@ impl Engine {
         progress: &Arc<Progress>,
     ) -> anyhow::Result<()> {
         progress.enter(Phase::Flushing);
-        let view = self.fix_cut(name)?;
-        let cut = view.stream.state.cut.clone();
-        run.cut = cut.clone();
+        let views = self.fix_cut(&[name])?;
+        let Some(Some(view)) = views.into_iter().next() else {
+            anyhow::bail!("view {name} is gone");
+        };
+        let prepared = self.prepare_run(view, run, progress);
+        self.do_job(prepared, run, progress)
+    }
+
+    /// Describes the job of a run whose cut is fixed.
+    pub(super) fn prepare_run(
+        &self,
+        view: Arc<ViewSnapshot>,
+        run: &mut Run,
+        progress: &Progress,
+    ) -> PreparedRun {
+        run.cut = view.stream.state.cut.clone();
         let master = view.stream.master_files();
-        progress.begin_reading(&master, self.history.last_timing_of(name));
+        progress.begin_reading(&master, self.history.last_timing_of(&run.view));
         self.history.update(run.clone());
         let job = RecomputeJob {
             run_id: run.run_id.clone(),
@@ -316,10 +300,26 @@ impl Engine {
             master,
             output_folder: view.state.folder(),
             previous: previous_states(&view),
+            states_budget: has_long_states(&view).then_some(self.settings.batch_states_bytes),
         };
+        PreparedRun {
+            view,
+            job,
+            share: None,
+        }
+    }
+
+    fn do_job(
+        self: &Arc<Self>,
+        prepared: PreparedRun,
+        run: &mut Run,
+        progress: &Arc<Progress>,
+    ) -> anyhow::Result<()> {
+        let PreparedRun { view, job, share } = prepared;
+        let (name, cut) = (&view.state.name, run.cut.clone());
         let (disk, task) = (Arc::clone(&self.disk), Arc::clone(&self.batch_task));
         let counted = Arc::clone(progress);
-        let work = async move { job::run(&job, None, &disk, &task, &counted).await };
+        let work = async move { job::run(&job, share, &disk, &task, &counted).await };
         let output = self.batch.block_on(self.batch.spawn(work))??;
         run.audit = output.audit.word().to_owned();
         run.states_rows = output.files.iter().map(|file| file.rows).sum();
@@ -358,29 +358,37 @@ impl Engine {
         Ok(())
     }
 
-    /// Flushes, and pins a snapshot whose flush cut is the run's cut. Under the stream's flush
-    /// lock, so that no pane is combined across the cut between the two.
-    fn fix_cut(self: &Arc<Self>, name: &str) -> anyhow::Result<Arc<ViewSnapshot>> {
+    /// Flushes, and pins a snapshot whose flush cut is the cut of the runs of these views, all of
+    /// one stream. Under the stream's flush lock, so that no pane is combined across the cut
+    /// between the two. `None` for a view that is gone.
+    pub(super) fn fix_cut(
+        self: &Arc<Self>,
+        names: &[&str],
+    ) -> anyhow::Result<Vec<Option<Arc<ViewSnapshot>>>> {
         let find = || {
             let snapshot = self.publisher.snapshot();
-            snapshot
-                .views
-                .get(name)
-                .cloned()
-                .ok_or_else(|| anyhow::anyhow!("view {name} is gone"))
+            let views = names.iter().map(|&name| snapshot.views.get(name).cloned());
+            views.collect::<Vec<_>>()
         };
-        let stream = find()?.state.stream.clone();
+        let views = find();
+        let Some(view) = views.iter().flatten().next() else {
+            return Ok(views);
+        };
+        let stream = &view.state.stream;
         let runtime = self
-            .stream_runtime(&stream)
+            .stream_runtime(stream)
             .ok_or_else(|| anyhow::anyhow!("stream {stream} is gone"))?;
         self.flush_stream(&runtime)?;
         let flush_lock = lock(&runtime.flush);
-        let view = find()?;
-        if let Some(running) = lock(&self.running).get_mut(name) {
-            running.cut = Some(view.stream.state.cut.clone());
+        let views = find();
+        let mut running = lock(&self.running);
+        for view in views.iter().flatten() {
+            if let Some(running) = running.get_mut(&view.state.name) {
+                running.cut = Some(view.stream.state.cut.clone());
+            }
         }
         drop(flush_lock);
-        Ok(view)
+        Ok(views)
     }
 
     fn publish_version(
@@ -420,11 +428,29 @@ impl Engine {
     }
 }
 
+/// A run whose cut is fixed.
+pub(super) struct PreparedRun {
+    pub(super) view: Arc<ViewSnapshot>,
+    pub(super) job: RecomputeJob,
+    /// Its part of a scan that other runs read, too.
+    pub(super) share: Option<Share>,
+}
+
+fn has_long_states(view: &ViewSnapshot) -> bool {
+    view.view.aggregates().iter().any(|it| it.data_sized)
+}
+
 /// The stored states of exactly the events before the flush cut, if nothing is missing.
 fn previous_states(view: &ViewSnapshot) -> Option<Vec<ScanFile>> {
     let has_states = view.version.is_some() || !view.panes.is_empty();
     (has_states && view.gaps().is_empty())
         .then(|| [view.version_files(), view.pane_files()].concat())
+}
+
+/// Memory did not suffice, or states took more than they may.
+fn is_over_budget(error: &anyhow::Error) -> bool {
+    let error = error.downcast_ref::<BatchError>();
+    error.is_some_and(BatchError::is_over_budget)
 }
 
 fn cancelled(run: Run) -> Run {

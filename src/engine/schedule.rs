@@ -170,7 +170,7 @@ impl Engine {
             seed: state.incarnation,
             since_micros: since.max(state.schedule.changed_at_micros),
             last_failed: last
-                .is_some_and(|run| matches!(run.status, RunStatus::Failed | RunStatus::Cancelled)),
+                .is_some_and(|run| run.status.has_ended() && run.status != RunStatus::Succeeded),
             // Walks over all files: only for who asks.
             behind: match triggers.iter().any(Trigger::counts) {
                 true => behind(view),

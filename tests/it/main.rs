@@ -36,6 +36,7 @@ mod schema_change;
 mod selftest;
 mod server;
 mod settings;
+mod shared_passes;
 mod text_filters;
 mod tidy;
 mod torture_in;

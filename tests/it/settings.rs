@@ -38,6 +38,8 @@ const CASES: &[(&str, fn())] = &[
     ("query_memory_bytes", query_memory_bytes),
     ("batch_memory_bytes", batch_memory_bytes),
     ("recompute_concurrency", recompute_concurrency),
+    ("recompute_shared_views", recompute_shared_views),
+    ("batch_states_bytes", batch_states_bytes),
     ("recompute_time_zone", recompute_time_zone),
     ("recompute_jitter", recompute_jitter),
     ("recompute_catch_up", recompute_catch_up),
@@ -386,6 +388,46 @@ fn recompute_concurrency() {
     };
     assert_ne!(status("b"), "queued", "{runs}");
     assert_eq!(status("c"), "queued", "{runs}");
+}
+
+fn recompute_shared_views() {
+    let run = run(&["--recompute-shared-views", "2"]);
+    make_settled(&run.server, "s", "n BIGINT");
+    run.server.ingest("s", "ndjson", &rows(100_000));
+    run.server.sql("FLUSH s");
+    // The others wait for the first, and then two of them go together.
+    for view in ["a", "b", "c", "d"] {
+        let select = "SELECT n, count(*) AS c, approx_distinct(n) AS d FROM s GROUP BY n";
+        run.server
+            .sql(&format!("CREATE MATERIALIZED VIEW {view} AS {select}"));
+    }
+    let shared_with = |view: &str| {
+        run.server.get("/api/v1/runs").json()["runs"]
+            .as_array()
+            .expect("runs")
+            .iter()
+            .find(|run| run["view"] == view)
+            .map(|run| (run["status"].clone(), run["shared_with"].clone()))
+            .expect("the run")
+    };
+    until("the last run", || shared_with("d").0 == "succeeded");
+    assert_eq!(shared_with("b").1, json!(["c"]));
+    assert_eq!(shared_with("c").1, json!(["b"]));
+    assert_eq!(shared_with("d").1, json!([]));
+}
+
+fn batch_states_bytes() {
+    let run = with_groups(&["--batch-states-bytes", "1KiB"]);
+    let answer = run.server.try_sql("REFRESH MATERIALIZED VIEW v");
+    refused(&answer, 409, "run_failed");
+    assert!(
+        answer.text.contains("batch_states_bytes"),
+        "{}",
+        answer.text
+    );
+    let status = &run.server.get("/api/v1/runs").json()["runs"][0]["status"];
+    assert_eq!(status, "over_budget");
+    assert_eq!(run.server.value("SELECT sum(d) FROM v"), 5_000);
 }
 
 /// When a clock recomputes a view of three o'clock next.
