@@ -33,8 +33,9 @@ const EVENTS_PER_GROUP: u64 = 10;
 /// Bytes assumed of a state without a fixed width while no stored state shows it.
 const WIDTH_BYTES: u64 = 32;
 
-/// Bytes that a group takes beside its state, in hash tables and row formats.
-const GROUP_BYTES: u64 = 48;
+/// Bytes that a group takes beside its state, in hash tables and row formats. With [`copies`] it
+/// fits what the batch pool held at most in runs over 400,000 groups.
+const GROUP_BYTES: u64 = 150;
 
 /// Milliseconds of a run that do not depend on the events: flush, footers, publication.
 const FIXED_MS: f64 = 20.0;
@@ -211,7 +212,10 @@ impl Engine {
     fn how_long(&self, view: &ViewSnapshot, figures: &mut Figures) {
         let name = &view.state.name;
         let runs = self.history.all();
-        let time = time_ms(&runs, name, view.stream.end.events());
+        let since = view.state.created_at_micros;
+        // There may have been another view of this name.
+        let is_own = |run: &Run| run.view == *name && run.started_at_micros >= since;
+        let time = time_ms(&runs, is_own, view.stream.end.events());
         figures.estimate("time", "ms", time);
         let waiting = lock(&self.running).len() as u64;
         let about = format!(
@@ -219,10 +223,7 @@ impl Engine {
             self.settings.recompute_concurrency
         );
         figures.number("runs_before", waiting, "runs", &about);
-        let last = runs
-            .iter()
-            .rev()
-            .find(|run| is_measure(run) && run.view == *name);
+        let last = runs.iter().rev().find(|run| is_measure(run) && is_own(run));
         let of_last = |of: fn(&Run) -> String| last.map(of);
         let run_id = of_last(|run| run.run_id.clone());
         figures.add("last_run", run_id, "", "of this view that succeeded");
@@ -252,9 +253,9 @@ fn what_runs(view: &ViewSnapshot, figures: &mut Figures) {
 }
 
 /// How often a run holds all states at the same time: each partition maps its part of the events
-/// to nearly all groups, then they are combined and sorted.
+/// to nearly all groups; they are combined, sorted, written, and compared with those before.
 fn copies(partitions: u64) -> u64 {
-    partitions + 2
+    partitions + 4
 }
 
 fn stored_files(view: &ViewSnapshot) -> impl Iterator<Item = &StatesFile> {
@@ -270,6 +271,9 @@ fn sample<T>(files: &[T]) -> impl Iterator<Item = &T> {
 }
 
 fn bytes_of_columns(disk: &Disk, folder: &str, files: &[MasterFile], columns: &[&str]) -> Estimate {
+    if files.is_empty() {
+        return Estimate::new(0, "of these columns: no file is there yet");
+    }
     let all: u64 = files.iter().map(|file| file.bytes).sum();
     let (mut looked_at, mut whole, mut part) = (0_usize, 0, 0);
     for file in sample(files) {
@@ -336,10 +340,10 @@ fn is_measure(run: &Run) -> bool {
 }
 
 /// Time for so many events, by the newest runs of the view, else by those of any.
-fn time_ms(runs: &[Run], view: &str, events: u64) -> Estimate {
+fn time_ms(runs: &[Run], is_own: impl Fn(&Run) -> bool, events: u64) -> Estimate {
     let measures = || runs.iter().rev().filter(|run| is_measure(run));
     let own: Vec<&Run> = measures()
-        .filter(|run| run.view == view)
+        .filter(|run| is_own(run))
         .take(SAMPLED_RUNS)
         .collect();
     let (whose, used) = match own.len() {

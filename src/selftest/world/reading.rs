@@ -8,12 +8,18 @@ use arrow::datatypes::{
 };
 use futures::TryStreamExt;
 use lambdalake_serving::engine::{Engine as _, EngineError, Layer, Params, QueryRequest};
+use serde_json::Value;
 
 use super::super::model::{Places, Row, known_key};
 use super::World;
 
 impl World {
     pub(super) fn query(&self, sql: &str) -> Result<Vec<RecordBatch>, String> {
+        Ok(self.query_and_stats(sql)?.0)
+    }
+
+    /// The rows, and what the answer tells of itself.
+    pub(super) fn query_and_stats(&self, sql: &str) -> Result<(Vec<RecordBatch>, Value), String> {
         let port = self.port().map_err(|error| error.to_string())?;
         let request = QueryRequest {
             sql: sql.to_owned(),
@@ -25,13 +31,20 @@ impl World {
         };
         let answer = self.driver.block_on(async {
             let answer = port.query(request).await?;
-            answer
-                .batches
-                .try_collect()
-                .await
+            let rows = answer.batches.try_collect().await;
+            let stats = answer.stats.to_json(Duration::ZERO);
+            rows.map(|rows| (rows, stats))
                 .map_err(EngineError::from_datafusion)
         });
         answer.map_err(|error: EngineError| format!("{sql}: {error:?}"))
+    }
+
+    /// When the newest event of a stream was ingested.
+    pub(super) fn newest(&self, stream: usize) -> Result<Option<i64>, String> {
+        let rows = self.query(&format!("SELECT max(_ingested_at) FROM s{stream}"))?;
+        let newest = rows.iter().find(|rows| rows.num_rows() > 0);
+        let times = newest.map(|rows| rows.column(0).as_primitive::<TimestampMicrosecondType>());
+        Ok(times.and_then(|times| times.iter().next().flatten()))
     }
 
     pub(super) fn places(&self, stream: usize) -> Result<Places, String> {
