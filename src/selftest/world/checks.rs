@@ -116,7 +116,13 @@ impl World {
 
     /// What an answer of a view tells of itself must be what the model counts and what the view's
     /// own description says.
-    fn check_provenance(&self, stream: usize, view: &str, stats: &Value) -> Result<(), String> {
+    fn check_provenance(
+        &self,
+        stream: usize,
+        view: &str,
+        stats: &Value,
+        newest: Option<i64>,
+    ) -> Result<(), String> {
         let port = self.port().map_err(|error| error.to_string())?;
         let described = port.view(view).unwrap_or_default();
         let Some(model) = &self.slots[stream].model else {
@@ -136,7 +142,6 @@ impl World {
             parts.fold(0, u64::saturating_add)
         };
         let speed = ["events_from_panes", "events_from_gaps", "events_from_tail"];
-        let newest = self.newest(stream)?;
         let age = newest.map(|newest| (self.clock.now_micros() - newest) as u64 / 1000);
         let holds = [
             ("name", of_view["name"] == view),
@@ -170,14 +175,14 @@ impl World {
         };
         self.tally.checks += 1;
         let name = stream_name(stream);
-        let found = self.places(stream)?;
+        let (found, newest) = self.places_and_newest(stream)?;
         model
             .check(&found)
             .map_err(|error| format!("{name}: {error}"))?;
         for kind in &model.views {
             let view = view_name(stream, *kind);
             let (rows, stats) = self.query_and_stats(&format!("SELECT * FROM {view}"))?;
-            self.check_provenance(stream, &view, &stats)?;
+            self.check_provenance(stream, &view, &stats, newest)?;
             let mut rows = lines(&rows)?;
             rows.sort();
             let expected = model.view(*kind);

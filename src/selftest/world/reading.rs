@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
+use arrow::compute::max;
 use arrow::datatypes::{
     DataType, Float64Type, Int32Type, Int64Type, TimeUnit, TimestampMicrosecondType,
 };
@@ -39,23 +40,23 @@ impl World {
         answer.map_err(|error: EngineError| format!("{sql}: {error:?}"))
     }
 
-    /// When the newest event of a stream was ingested.
-    pub(super) fn newest(&self, stream: usize) -> Result<Option<i64>, String> {
-        let rows = self.query(&format!("SELECT max(_ingested_at) FROM s{stream}"))?;
-        let newest = rows.iter().find(|rows| rows.num_rows() > 0);
-        let times = newest.map(|rows| rows.column(0).as_primitive::<TimestampMicrosecondType>());
-        Ok(times.and_then(|times| times.iter().next().flatten()))
+    pub(super) fn places(&self, stream: usize) -> Result<Places, String> {
+        Ok(self.places_and_newest(stream)?.0)
     }
 
-    pub(super) fn places(&self, stream: usize) -> Result<Places, String> {
-        let sql = format!("SELECT _shard, _offset, ts, r, i, k, n, x FROM s{stream}");
-        let mut places = Places::new();
+    /// Also when the newest event was ingested.
+    pub(super) fn places_and_newest(&self, stream: usize) -> Result<(Places, Option<i64>), String> {
+        let columns = "_shard, _offset, ts, r, i, k, n, x, _ingested_at";
+        let sql = format!("SELECT {columns} FROM s{stream}");
+        let (mut places, mut newest) = (Places::new(), None);
         for batch in self.query(&sql)? {
             let shards = batch.column(0).as_primitive::<Int32Type>();
             let ints = |column: usize| batch.column(column).as_primitive::<Int64Type>();
             let times = batch.column(2).as_primitive::<TimestampMicrosecondType>();
             let keys = batch.column(5).as_string::<i32>();
             let xs = batch.column(7).as_primitive::<Float64Type>();
+            let ingested = batch.column(8).as_primitive::<TimestampMicrosecondType>();
+            newest = newest.max(max(ingested));
             for row in 0..batch.num_rows() {
                 let place = (shards.value(row) as u32, ints(1).value(row) as u64);
                 let key = keys.iter().nth(row).flatten();
@@ -73,7 +74,7 @@ impl World {
                 }
             }
         }
-        Ok(places)
+        Ok((places, newest))
     }
 }
 
