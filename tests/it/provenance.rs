@@ -23,13 +23,16 @@ const PAUSE: Duration = Duration::from_millis(5);
 const BY_SHARD: &str = "SELECT _shard, count(*) AS c, max(_offset) AS last, \
                         max(_ingested_at) AS newest FROM s GROUP BY _shard";
 
+/// The cut and the run of a version.
+type Version = (Vec<u64>, String);
+
 /// What clients know while they send and ask.
 #[derive(Default)]
 struct Known {
     /// Next offsets by the answers of ingest.
     acknowledged: Mutex<[u64; SHARDS]>,
     /// Cut and run of every version that anything told of, by view.
-    versions: Mutex<BTreeMap<(String, u64), (Vec<u64>, String)>>,
+    versions: Mutex<BTreeMap<(String, u64), Version>>,
     queries: AtomicU64,
     stop: AtomicBool,
 }
