@@ -4,8 +4,11 @@ use datafusion::sql::sqlparser::ast::Statement as Parsed;
 use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::Token;
 
-use super::{byte_offset, complexity, refuse_writes, table_name, text_of, unsupported};
+use super::{byte_offset, complexity, refuse_writes, table_name, text_of, unsupported, word};
 use crate::error::EngineError;
+
+/// What begins statements of ours that the parser does not know, or knows as something else.
+const NO_QUERIES: [&str; 3] = ["FLUSH", "REFRESH", "VERIFY"];
 
 /// The text of the query.
 pub(super) fn parse_provenance(parser: &mut Parser<'_>, sql: &str) -> Result<String, EngineError> {
@@ -14,7 +17,7 @@ pub(super) fn parse_provenance(parser: &mut Parser<'_>, sql: &str) -> Result<Str
     };
     skip_words(parser);
     let first = parser.peek_token();
-    if is_end(&first.token) {
+    if is_end(&first.token) || NO_QUERIES.contains(&word(&first.token).as_str()) {
         return Err(no_query());
     }
     let parsed = parser.parse_statement().map_err(EngineError::from_parser)?;

@@ -284,6 +284,10 @@ fn everything_else_is_refused_with_a_hint() {
         ("EXPLAIN t", "DESCRIBE"),
         ("EXPLAIN PROVENANCE", "takes a query"),
         ("EXPLAIN PROVENANCE FLUSH", "takes a query"),
+        (
+            "EXPLAIN PROVENANCE refresh MATERIALIZED VIEW v",
+            "takes a query",
+        ),
         ("EXPLAIN PROVENANCE DROP TABLE t", "takes a query"),
         ("EXPLAIN PROVENANCE EXPLAIN SELECT 1", "takes a query"),
         ("EXPLAIN PROVENANCE SELECT 1 INTO t", "SELECT INTO"),
