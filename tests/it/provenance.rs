@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::server::{Answer, Server};
+use crate::settings::until;
 
 const SHARDS: usize = 3;
 const QUERIES: u64 = 250;
@@ -450,6 +451,15 @@ fn an_answer_can_be_repeated_from_what_it_tells() {
     assert!(taken.iter().filter(in_panes).count() > 3);
 }
 
+/// Has the Delta table of a new stream made, so that no flush comes by itself any more.
+fn settle(server: &Server) {
+    server.sql("FLUSH s");
+    until("a Delta table", || {
+        let text = server.get("/metrics").text;
+        text.contains("lambdalake_delta_behind{stream=\"s\"} 0")
+    });
+}
+
 /// A version of 20 hours, a pane with the next hours and a tail with the last one.
 fn with_hours(folder: &Path) -> Server {
     let server = Server::start(folder, &["--flush-age", "1h"]);
@@ -458,6 +468,7 @@ fn with_hours(folder: &Path) -> Server {
         "CREATE MATERIALIZED VIEW by_hour AS
          SELECT date_trunc('hour', ts) AS hour, k, count(*) AS c FROM s GROUP BY 1, 2",
     );
+    settle(&server);
     server.ingest("s", "ndjson", &hours(0..400));
     server.sql("REFRESH MATERIALIZED VIEW by_hour");
     server.ingest("s", "ndjson", &hours(400..440));
@@ -647,6 +658,7 @@ fn explain_recompute_tells_what_a_run_would_be_and_runs_none() {
             .parse()
             .unwrap_or_else(|_| panic!("{name} is {value}"))
     };
+    settle(&server);
     server.ingest("s", "ndjson", &hours(0..1_000));
     assert_eq!(figure("compared_with").as_deref(), Some("nothing"));
     assert_eq!((number("events"), number("tail_events")), (1_000, 1_000));
@@ -713,6 +725,7 @@ fn explain_recompute_tells_that_a_run_would_spill() {
     let body: String = (0..20_000)
         .map(|x| format!("{{\"k\":\"key {x}\",\"x\":{x}}}\n"))
         .collect();
+    settle(&server);
     server.ingest("s", "ndjson", &body);
     server.sql("FLUSH s");
     for (view, states, spills) in [("few", "7", "no"), ("many", "20000", "yes")] {
