@@ -14,6 +14,7 @@ mod columns;
 mod comments;
 mod damage;
 mod describe;
+mod expect;
 mod flush;
 mod health;
 mod ingest;

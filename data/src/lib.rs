@@ -14,6 +14,7 @@ pub mod digest;
 pub mod disk;
 pub mod error;
 pub mod files;
+pub mod footers;
 pub mod input;
 pub mod keys;
 pub mod log;

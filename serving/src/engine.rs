@@ -22,6 +22,7 @@ use serde_json::{Value, json};
 pub use crate::error::{EngineError, ErrorKind};
 use crate::metrics::Meters;
 pub use crate::params::Params;
+use crate::provenance::Provenance;
 
 /// What the serving layer needs from the engine. Every method may be called at any time, from
 /// many requests at once; dropping a returned future cancels waiting, never work that was
@@ -53,6 +54,9 @@ pub trait Engine: Send + Sync + 'static {
     /// Starts a run that computes the view from all events and compares, but publishes nothing.
     /// Errors as [`Engine::recompute`].
     async fn verify_view(&self, view: &str) -> Result<String, EngineError>;
+    /// Tells what a recompute of the view would read, need and take now, and runs nothing.
+    /// NotFound for an unknown view.
+    async fn explain_recompute(&self, view: &str) -> Result<Vec<Expected>, EngineError>;
     /// Asks a run to end; one that waits ends at once. NotFound for an unknown run, Conflict for
     /// one that has ended.
     async fn cancel_run(&self, run_id: &str) -> Result<(), EngineError>;
@@ -312,6 +316,19 @@ impl Layer {
     }
 }
 
+/// One figure of `EXPLAIN RECOMPUTE`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Expected {
+    /// A stable word for programs.
+    pub name: &'static str,
+    /// Numbers as plain digits; `None` if it is not known.
+    pub value: Option<String>,
+    /// What the value counts; empty for words.
+    pub unit: &'static str,
+    /// What it means, and what it rests on if it is an estimate.
+    pub about: String,
+}
+
 /// A read-only query.
 #[derive(Debug, Clone)]
 pub struct QueryRequest {
@@ -349,12 +366,17 @@ pub struct QueryStats {
     pub from_batch: AtomicU64,
     /// Of these, from the speed layer: tail or panes.
     pub from_speed: AtomicU64,
-    /// Age of the newest event that the snapshot shows; `None` without events.
+    /// Age of the newest event of the streams behind the answer, in the snapshot; `None` without
+    /// events.
     pub freshness_ms: Option<u64>,
-    /// The view version, or master version, that answered; `None` if there is none yet.
+    /// The version of the view that is furthest behind, or the master version if there are only
+    /// streams; `None` if it has none yet.
     pub batch_version: Option<u64>,
-    /// Events after the batch cut (for a stream: not flushed yet); the answer has them.
+    /// Events after the batch cut (for a stream: not flushed yet), of the view or stream that is
+    /// furthest behind.
     pub lag_events: u64,
+    /// The views and streams that answered, by name.
+    pub provenance: Vec<Provenance>,
     /// Files of the tables that were asked, before any was ruled out.
     pub files_total: AtomicU64,
     /// Of these, the files that the plan may open; the others were ruled out by their bounds.
@@ -402,6 +424,7 @@ impl QueryStats {
             "row_groups_read": self.row_groups_read.load(Ordering::Relaxed),
             "rows_scanned": self.rows_scanned.load(Ordering::Relaxed),
             "bytes_scanned": self.bytes_scanned.load(Ordering::Relaxed),
+            "provenance": self.provenance.iter().map(Provenance::to_json).collect::<Vec<_>>(),
         });
         if let Some(freshness_ms) = self.freshness_ms {
             stats["freshness_ms"] = freshness_ms.into();

@@ -23,6 +23,7 @@ pub mod limits;
 pub mod metrics;
 pub mod params;
 mod per_value;
+pub mod provenance;
 pub mod query;
 mod running;
 mod scan_stats;

@@ -5,6 +5,7 @@
 //! work. The session of a query holds the tables its text names and nothing else: no files,
 //! no hosts, no DDL, no settings.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -37,6 +38,7 @@ use url::Url;
 use crate::engine::{Answer, EngineError, ErrorKind, Layer, QueryRequest, QueryStats};
 use crate::group_by_codes::{GroupByCodes, GroupedColumns};
 use crate::params;
+use crate::provenance::{Origin, Provenance, RowsRead, stats_of};
 use crate::running::RunningQueries;
 use crate::scan_stats;
 use crate::snapshot::Snapshot;
@@ -243,10 +245,17 @@ impl Queries {
         let mut statement = self.base.sql_to_statement(&request.sql, &dialect)?;
         params::bind(&mut statement, &request.params)?;
         let names = self.base.resolve_table_references(&statement)?;
-        let stats = Arc::new(stats_of(&moment.snapshot, &names, moment.now_micros));
+        let origins = origins(&moment.snapshot, &names);
+        let publication = moment.snapshot.publication;
+        let provenance = origins
+            .iter()
+            .map(|origin| Provenance::new(origin.clone(), request.layer, publication));
+        let stats = Arc::new(stats_of(provenance.collect(), moment.now_micros));
         let tables = Arc::new(MemorySchemaProvider::new());
-        for name in &names {
-            register(&moment.snapshot, name, request.layer, &stats, &tables)?;
+        for (origin, provenance) in origins.into_iter().zip(&stats.provenance) {
+            let name = provenance.name().to_owned();
+            let table = table(origin, request.layer, &stats, provenance.rows())?;
+            tables.register_table(name, table)?;
         }
         let catalog = Arc::new(MemoryCatalogProvider::new());
         catalog.register_schema(SCHEMA, tables)?;
@@ -335,60 +344,40 @@ fn plain_name(name: &TableReference) -> Option<&str> {
     (catalog && schema).then(|| name.table())
 }
 
-fn register(
-    snapshot: &Snapshot,
-    name: &TableReference,
-    layer: Layer,
-    stats: &Arc<QueryStats>,
-    tables: &MemorySchemaProvider,
-) -> Result<()> {
-    let Some(name) = plain_name(name).filter(|name| !tables.table_exist(name)) else {
-        return Ok(());
+/// The views and streams of these names, each once, by name.
+fn origins(snapshot: &Snapshot, names: &[TableReference]) -> Vec<Origin> {
+    let names: BTreeSet<&str> = names.iter().filter_map(plain_name).collect();
+    let origin = |name: &str| {
+        let stream = || snapshot.streams.get(name).cloned().map(Origin::Stream);
+        let view = || snapshot.views.get(name).cloned().map(Origin::View);
+        stream().or_else(view)
     };
-    let table: Arc<dyn TableProvider> = if let Some(stream) = snapshot.streams.get(name) {
-        stream.readable()?;
-        Arc::new(StreamTable::new(
-            Arc::clone(stream),
-            layer,
-            Arc::clone(stats),
-        ))
-    } else if let Some(view) = snapshot.views.get(name) {
-        view.stream.readable()?;
-        let finished = FinishedTable::new(Arc::clone(view), layer, Arc::clone(stats));
-        let plan = view
-            .view
-            .answer_plan(Arc::new(finished))
-            .map_err(|error| DataFusionError::External(Box::new(error)))?;
-        Arc::new(ViewTable::new(plan, Some(view.state.select.clone())))
-    } else {
-        return Ok(());
-    };
-    tables.register_table(name.to_owned(), table)?;
-    Ok(())
+    names.into_iter().filter_map(origin).collect()
 }
 
-fn stats_of(snapshot: &Snapshot, names: &[TableReference], now_micros: i64) -> QueryStats {
-    let mut newest: Option<i64> = None;
-    let mut version: Option<u64> = None;
-    let mut lag = 0;
-    for name in names.iter().filter_map(plain_name) {
-        let stream = if let Some(view) = snapshot.views.get(name) {
-            version = version.max(view.version.as_ref().map(|version| version.number));
-            lag = lag.max(view.lag_events());
-            &view.stream
-        } else if let Some(stream) = snapshot.streams.get(name) {
-            version = version.max(Some(stream.state.master_version));
-            lag = lag.max(stream.tail_rows());
-            stream
-        } else {
-            continue;
-        };
-        newest = newest.max(stream.last_ingested_at_micros);
-    }
-    QueryStats {
-        freshness_ms: newest.map(|at| (now_micros.saturating_sub(at).max(0) / 1000) as u64),
-        batch_version: version,
-        lag_events: lag,
-        ..QueryStats::default()
+fn table(
+    origin: Origin,
+    layer: Layer,
+    stats: &Arc<QueryStats>,
+    rows: Arc<RowsRead>,
+) -> Result<Arc<dyn TableProvider>> {
+    let stats = Arc::clone(stats);
+    match origin {
+        Origin::Stream(stream) => {
+            stream.readable()?;
+            Ok(Arc::new(StreamTable::new(stream, layer, stats, rows)))
+        }
+        Origin::View(view) => {
+            view.stream.readable()?;
+            let finished = FinishedTable::new(Arc::clone(&view), layer, stats, rows);
+            let plan = view
+                .view
+                .answer_plan(Arc::new(finished))
+                .map_err(|error| DataFusionError::External(Box::new(error)))?;
+            Ok(Arc::new(ViewTable::new(
+                plan,
+                Some(view.state.select.clone()),
+            )))
+        }
     }
 }

@@ -10,6 +10,7 @@ mod alter;
 mod columns;
 mod comment;
 mod complexity;
+mod explain;
 mod insert;
 mod options;
 mod show;
@@ -38,8 +39,8 @@ const MAX_NAME_CHARS: usize = 128;
 const MAX_DEPTH: usize = 64;
 
 /// What this engine understands, for the hint of every refusal.
-const UNDERSTOOD: &str = "understood are SELECT, WITH, VALUES, EXPLAIN, SHOW TABLES, DESCRIBE, \
-     INSERT, COMMENT ON, CREATE TABLE, ALTER TABLE, CREATE MATERIALIZED VIEW, \
+const UNDERSTOOD: &str = "understood are SELECT, WITH, VALUES, EXPLAIN, EXPLAIN PROVENANCE, \
+     EXPLAIN RECOMPUTE, SHOW TABLES, DESCRIBE, INSERT, COMMENT ON, CREATE TABLE, ALTER TABLE, CREATE MATERIALIZED VIEW, \
      ALTER MATERIALIZED VIEW, REFRESH MATERIALIZED VIEW, VERIFY MATERIALIZED VIEW, \
      DROP and FLUSH";
 
@@ -77,6 +78,10 @@ pub enum Statement {
     Describe(String),
     /// `FLUSH` (all) or `FLUSH stream`.
     Flush(Option<String>),
+    /// `EXPLAIN PROVENANCE query`, the query as text for the planner.
+    ExplainProvenance(String),
+    /// `EXPLAIN RECOMPUTE v`.
+    ExplainRecompute(String),
     /// A read-only query or its EXPLAIN, as text for the planner.
     Query(String),
 }
@@ -117,6 +122,12 @@ impl Statement {
             ["FLUSH", ..] => parse_flush(&mut parser)?,
             ["REFRESH", ..] => Statement::Refresh(parse_view_after_word(&mut parser)?),
             ["VERIFY", ..] => Statement::Verify(parse_view_after_word(&mut parser)?),
+            ["EXPLAIN", "PROVENANCE", ..] => {
+                Statement::ExplainProvenance(explain::parse_provenance(&mut parser, sql)?)
+            }
+            ["EXPLAIN", "RECOMPUTE", ..] => {
+                Statement::ExplainRecompute(explain::parse_recompute(&mut parser)?)
+            }
             ["ALTER", "MATERIALIZED", ..] => {
                 Statement::AlterView(alter::parse_alter_view(&mut parser)?)
             }
@@ -135,7 +146,11 @@ impl Statement {
     pub fn is_read_only(&self) -> bool {
         matches!(
             self,
-            Self::Query(_) | Self::ShowTables(_) | Self::Describe(_)
+            Self::Query(_)
+                | Self::ShowTables(_)
+                | Self::Describe(_)
+                | Self::ExplainProvenance(_)
+                | Self::ExplainRecompute(_)
         )
     }
 }

@@ -30,6 +30,7 @@ use lambdalake_data::through::ThroughExec;
 
 use crate::engine::{Layer, QueryStats};
 use crate::group_by_codes::GroupedColumns;
+use crate::provenance::{Part, RowsRead};
 use crate::snapshot::StreamSnapshot;
 use crate::text_filters::{TextFilters, as_text, column_of};
 
@@ -38,8 +39,8 @@ pub(crate) fn external(error: impl std::error::Error + Send + Sync + 'static) ->
 }
 
 /// Names a layer in EXPLAIN.
-pub(crate) fn layer(label: String, input: Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
-    Arc::new(ThroughExec::new("LayerExec", label, input))
+pub(crate) fn layer(label: String, input: Arc<dyn ExecutionPlan>) -> ThroughExec {
+    ThroughExec::new("LayerExec", label, input)
 }
 
 /// A scan of those files whose bounds do not rule the predicate out.
@@ -108,14 +109,21 @@ pub struct StreamTable {
     stream: Arc<StreamSnapshot>,
     layer: Layer,
     stats: Arc<QueryStats>,
+    rows: Arc<RowsRead>,
 }
 
 impl StreamTable {
-    pub fn new(stream: Arc<StreamSnapshot>, layer: Layer, stats: Arc<QueryStats>) -> Self {
+    pub(crate) fn new(
+        stream: Arc<StreamSnapshot>,
+        layer: Layer,
+        stats: Arc<QueryStats>,
+        rows: Arc<RowsRead>,
+    ) -> Self {
         Self {
             stream,
             layer,
             stats,
+            rows,
         }
     }
 }
@@ -179,7 +187,8 @@ impl TableProvider for StreamTable {
             let (schema, columns) = (Arc::clone(schema), columns.to_vec());
             let tail = MemorySourceConfig::try_new_exec(&[batches], schema, Some(columns))?;
             let label = format!("speed: {} tail rows", self.stream.tail_rows());
-            let tail = layer(label, tail);
+            let watch = self.rows.watch(Part::Tail);
+            let tail = Arc::new(layer(label, tail).watched_by(watch));
             inputs.push(match &text {
                 Some(text) => text.applied(state, tail, &[])?,
                 None => tail,
@@ -237,7 +246,8 @@ impl StreamTable {
             pruned.rows,
             stream.master_rows()
         );
-        let rows = layer(label, pruned.plan);
+        let watch = self.rows.watch(Part::Batch);
+        let rows = Arc::new(layer(label, pruned.plan).watched_by(watch));
         match scan.text {
             Some(text) => text.applied(scan.state, rows, &dictionaries),
             None if dictionaries.is_empty() => Ok(rows),

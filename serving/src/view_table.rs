@@ -30,9 +30,11 @@ use lambdalake_data::CutRange;
 use lambdalake_data::scan::{
     ParquetScan, ScanFile, ScanPredicate, cached_readers, cast_to, in_range,
 };
+use lambdalake_data::through::ThroughExec;
 use lambdalake_views::{FINISHED_LAYOUT, Finished};
 
 use crate::engine::{Layer, QueryStats};
+use crate::provenance::{Part, RowsRead};
 use crate::snapshot::ViewSnapshot;
 use crate::tables::{Reader, external, layer, union};
 use crate::touched::{Times, Touched};
@@ -45,6 +47,7 @@ pub struct FinishedTable {
     schema: SchemaRef,
     layer: Layer,
     stats: Arc<QueryStats>,
+    rows: Arc<RowsRead>,
 }
 
 /// One scan of the table.
@@ -52,6 +55,7 @@ struct Merge<'a> {
     snapshot: &'a ViewSnapshot,
     layer: Layer,
     stats: &'a QueryStats,
+    rows: &'a Arc<RowsRead>,
     session: &'a dyn Session,
     /// A filter on group keys.
     predicate: Option<Arc<dyn PhysicalExpr>>,
@@ -60,13 +64,19 @@ struct Merge<'a> {
 }
 
 impl FinishedTable {
-    pub fn new(view: Arc<ViewSnapshot>, layer: Layer, stats: Arc<QueryStats>) -> Self {
+    pub(crate) fn new(
+        view: Arc<ViewSnapshot>,
+        layer: Layer,
+        stats: Arc<QueryStats>,
+        rows: Arc<RowsRead>,
+    ) -> Self {
         let schema = view.view.aggregate_schema();
         Self {
             view,
             schema,
             layer,
             stats,
+            rows,
         }
     }
 
@@ -174,7 +184,7 @@ impl Merge<'_> {
             scan.rows
         );
         read.extend(scan.files);
-        let mut rows = layer(label, scan.plan);
+        let mut rows = self.batch(label, scan.plan);
         if let (Some(times), Some(key)) = (touched, key) {
             let outside = times.outside(key);
             rows = Arc::new(FilterExec::try_new(outside, rows)?);
@@ -182,6 +192,22 @@ impl Merge<'_> {
             rows = projected(rows, &wanted)?;
         }
         finished.finished_rows(rows, columns)
+    }
+
+    /// What a scan of version files gives, named and counted.
+    fn batch(&self, label: String, scan: Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
+        Arc::new(layer(label, scan).watched_by(self.rows.watch(Part::Batch)))
+    }
+
+    /// States of a part of the speed layer, counted.
+    fn counted(
+        &self,
+        part: Part,
+        label: &str,
+        states: Arc<dyn ExecutionPlan>,
+    ) -> Arc<dyn ExecutionPlan> {
+        let counted = ThroughExec::new("CountExec", label.to_owned(), states);
+        Arc::new(counted.watched_by(self.rows.watch(part)))
     }
 
     fn version(&self) -> String {
@@ -216,7 +242,7 @@ impl Merge<'_> {
                 None => self.version(),
             };
             read.extend(scan.files);
-            sides.push(filtered(layer(label, scan.plan), &inside)?);
+            sides.push(filtered(self.batch(label, scan.plan), &inside)?);
         }
         if self.layer != Layer::Batch {
             sides.push(self.speed_states(&self.reader(&schema, None)?)?);
@@ -237,18 +263,20 @@ impl Merge<'_> {
             let scan = reader.scan(&panes, None, None)?;
             self.stats.count_files(panes.len(), scan.files.len());
             read = (scan.files.len(), scan.rows);
-            inputs.push(scan.plan);
+            inputs.push(self.counted(Part::Panes, "states of panes", scan.plan));
         }
         let mut mapped_files = 0;
         for gap in &gaps {
             let (states, files) = map_gap(snapshot, gap, reader.partitions)?;
             self.stats.count_files(files, files);
             mapped_files += files;
+            let states = self.counted(Part::Gaps, "states of a gap", states);
             inputs.push(filtered(states, &reader.predicate)?);
         }
         if !self.open.is_empty() {
             let (open, schema) = (self.open.clone(), Arc::clone(reader.schema));
             let open = MemorySourceConfig::try_new_exec(&[open], schema, None)?;
+            let open = self.counted(Part::Tail, "states of the tail", open);
             inputs.push(filtered(open, &reader.predicate)?);
         }
         let label = format!(
@@ -265,7 +293,7 @@ impl Merge<'_> {
             mapped_files
         );
         let side = union(inputs, || Ok(Arc::clone(reader.schema)))?;
-        Ok(layer(label, side))
+        Ok(Arc::new(layer(label, side)))
     }
 }
 
@@ -375,6 +403,7 @@ impl TableProvider for FinishedTable {
             snapshot: &self.view,
             layer: self.layer,
             stats: &self.stats,
+            rows: &self.rows,
             session,
             predicate: (!keys.is_empty()).then(|| conjunction(keys)),
             open: self.open_states().await?,

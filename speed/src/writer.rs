@@ -98,6 +98,7 @@ pub struct StreamTail {
     /// Ordered; the last one is active, those before it are sealed and being flushed.
     pub parts: Vec<(TailPart, Arc<OpenStates>)>,
     pub end: Cut,
+    /// Of the newest event, flushed or not.
     pub last_ingested_at_micros: Option<i64>,
 }
 
@@ -105,6 +106,8 @@ pub struct StreamTail {
 pub struct Replayed {
     pub log: Log,
     pub frames: Vec<(FrameHeader, Option<RecordBatch>)>,
+    /// When the newest event before them was ingested.
+    pub flushed_at_micros: Option<i64>,
 }
 
 /// The plain state of a writer.
@@ -139,12 +142,18 @@ impl StreamWriter {
         limits: WriterLimits,
         publish: Box<dyn Fn(StreamTail) + Send>,
     ) -> Result<Self, SpeedError> {
-        let Replayed { log, frames } = replayed;
+        let Replayed {
+            log,
+            frames,
+            flushed_at_micros,
+        } = replayed;
         let mut end = flushed.clone();
-        let mut last = None;
+        let mut last = flushed_at_micros;
         let mut chunks = Vec::new();
         for (header, events) in frames {
-            last = Some(header.ingested_at_micros);
+            if !header.range.is_empty() {
+                last = last.max(Some(header.ingested_at_micros));
+            }
             keys.remember(&header);
             let Some(events) = events else { continue };
             // A definition that was published later knows these columns, and maybe wider.
@@ -261,19 +270,17 @@ impl StreamWriter {
 
     /// Appends an empty group behind the last one, if that has events.
     fn mark_end(&mut self) {
-        let Some(last) = self.tail.last_ingested_at_micros else {
-            return;
-        };
         if self.log.is_marked() {
             return;
         }
+        let last = self.tail.last_ingested_at_micros;
         let definition = &self.tail.definition;
         let mark = Frame {
             header: FrameHeader {
                 group: self.log.next_group(),
                 is_first: true,
                 request_id: "mark".to_owned(),
-                ingested_at_micros: last,
+                ingested_at_micros: last.unwrap_or_else(|| self.clock.now_micros()),
                 schema_id: definition.schema_id,
                 new_columns: None,
                 range: CutRange::new(self.tail.end.clone(), self.tail.end.clone()),
@@ -424,6 +431,10 @@ impl StreamWriter {
         }
         self.keys.expire(now);
         self.tail.definition = definition;
+        // A group may bring keys alone.
+        if self.tail.end != end {
+            self.tail.last_ingested_at_micros = self.tail.last_ingested_at_micros.max(Some(now));
+        }
         self.tail.end = end;
         if self
             .tail
@@ -433,7 +444,6 @@ impl StreamWriter {
         {
             self.begin_part();
         }
-        self.tail.last_ingested_at_micros = Some(now);
         (self.publish)(self.tail.clone());
         for (reply, stored) in answers {
             answer(reply, Ok(stored));

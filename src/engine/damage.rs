@@ -20,7 +20,7 @@ use std::time::Duration;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures::{StreamExt, stream};
 use lambdalake_data::publication::{Publication, StreamState};
-use lambdalake_data::schema::StreamDefinition;
+use lambdalake_data::schema::{INGESTED_AT, StreamDefinition};
 use lambdalake_data::{Cut, DataError, Disk};
 use lambdalake_serving::engine::{Answer, EngineError, QueryRequest};
 use lambdalake_serving::metrics as names;
@@ -93,7 +93,8 @@ impl Engine {
     /// Starts a stream, or stops it if its files are not what was stored.
     pub(super) fn start_or_stop(self: &Arc<Self>, state: &StreamState) {
         let started = self.check_master_files(state).and_then(|()| {
-            self.start_stream(&state.definition, &state.cut, &state.keys)?;
+            let last = last_flushed_at_micros(state);
+            self.start_stream(&state.definition, &state.cut, &state.keys, last)?;
             Ok(())
         });
         if let Err(error) = started {
@@ -289,6 +290,13 @@ impl Engine {
             ..answer
         }
     }
+}
+
+/// When the newest flushed event was ingested; `None` without one.
+fn last_flushed_at_micros(state: &StreamState) -> Option<i64> {
+    let bounds = state.files.iter().flat_map(|file| &file.bounds);
+    let ingested = bounds.filter(|bounds| bounds.column == INGESTED_AT);
+    ingested.filter_map(|bounds| bounds.greatest).max()
 }
 
 fn is_file_of(path: &str, definition: &StreamDefinition) -> bool {

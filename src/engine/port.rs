@@ -8,8 +8,8 @@ use futures::TryStreamExt;
 use lambdalake_batch::history::RunKind;
 use lambdalake_data::DataError;
 use lambdalake_serving::engine::{
-    self as port, AlterSpec, AlterViewSpec, Answer, CommentSpec, EngineError, ErrorKind, Health,
-    IngestReply, IngestRequest, QueryRequest, StreamSpec, ViewSpec,
+    self as port, AlterSpec, AlterViewSpec, Answer, CommentSpec, EngineError, ErrorKind, Expected,
+    Health, IngestReply, IngestRequest, QueryRequest, StreamSpec, ViewSpec,
 };
 use lambdalake_serving::metrics::Meters;
 use lambdalake_speed::SpeedError;
@@ -224,6 +224,13 @@ impl port::Engine for Port {
     async fn verify_view(&self, view: &str) -> Result<String, EngineError> {
         self.0
             .start_run(view, "request".to_owned(), RunKind::Verify)
+    }
+
+    async fn explain_recompute(&self, view: &str) -> Result<Vec<Expected>, EngineError> {
+        let view = view.to_owned();
+        self.0
+            .off_io(move |engine| engine.expect_recompute(&view))
+            .await?
     }
 
     async fn cancel_run(&self, run_id: &str) -> Result<(), EngineError> {

@@ -33,12 +33,14 @@ fn conflict(kind: &str, name: &str) -> EngineError {
 }
 
 impl Engine {
-    /// Replays a stream's log and starts its writer.
+    /// Replays a stream's log and starts its writer. `flushed_at_micros` is when the newest flushed
+    /// event was ingested.
     pub(super) fn start_stream(
         self: &Arc<Self>,
         definition: &StreamDefinition,
         flushed: &Cut,
         saved_keys: &[KeysFile],
+        flushed_at_micros: Option<i64>,
     ) -> Result<(), SpeedError> {
         let window = Window {
             age: self.settings.idempotency_window,
@@ -72,7 +74,11 @@ impl Engine {
         let writer = StreamWriter::recover(
             definition.clone(),
             flushed,
-            Replayed { log, frames },
+            Replayed {
+                log,
+                frames,
+                flushed_at_micros,
+            },
             Arc::clone(&keys),
             Arc::clone(&self.clock),
             limits,
@@ -162,7 +168,7 @@ impl Engine {
         });
         match made.map_err(ChangeError::into_engine)? {
             Some(definition) => {
-                let started = self.start_stream(&definition, &Cut::start(shards), &[]);
+                let started = self.start_stream(&definition, &Cut::start(shards), &[], None);
                 if started.is_err() {
                     // A stream without a writer would be in everybody's way until a restart.
                     self.remove_stream(&spec.name, true)?;

@@ -191,6 +191,22 @@ impl StreamModel {
         Ok(())
     }
 
+    /// The next offset of each shard.
+    pub fn ends(&self) -> Vec<u64> {
+        let next = |shard| {
+            let places = self.places.keys().filter(|(of, _)| *of == shard);
+            places.map(|(_, offset)| offset + 1).max().unwrap_or(0)
+        };
+        (0..SHARDS).map(next).collect()
+    }
+
+    /// How many events are before a cut, and how many after it.
+    pub fn events_around(&self, cut: &[u64]) -> (u64, u64) {
+        let is_before = |place: &&(u32, u64)| Some(&place.1) < cut.get(place.0 as usize);
+        let before = self.places.keys().filter(is_before).count();
+        (before as u64, (self.places.len() - before) as u64)
+    }
+
     /// The rows of a view, as text, in the order of the text.
     pub fn view(&self, kind: usize) -> Vec<String> {
         let mut rows = match kind {

@@ -24,6 +24,7 @@ mod logs;
 mod metrics;
 mod old_formats;
 mod openapi;
+mod provenance;
 mod pruning;
 mod python;
 mod readers;

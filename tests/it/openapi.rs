@@ -187,6 +187,11 @@ fn sql(asked: &mut Asked<'_>) {
         ("DROP TABLE nothing", 404),
         ("DROP TABLE access_log", 409),
         ("SHOW TABLES", 200),
+        ("SELECT count(*) FROM access_log", 200),
+        ("EXPLAIN PROVENANCE SELECT * FROM by_status", 200),
+        ("EXPLAIN PROVENANCE SHOW TABLES", 400),
+        ("EXPLAIN RECOMPUTE by_status", 200),
+        ("EXPLAIN RECOMPUTE nothing", 404),
     ] {
         asked.post(SQL, SQL, statement, status);
     }

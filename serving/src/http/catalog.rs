@@ -1,6 +1,6 @@
 //! Statements that are not queries, carried out and answered as a small table: `SHOW TABLES`,
 //! `DESCRIBE`, `INSERT`, `COMMENT`, `CREATE`, `ALTER`, `DROP`, `FLUSH`,
-//! `REFRESH`, `VERIFY`.
+//! `REFRESH`, `VERIFY`, `EXPLAIN PROVENANCE`, `EXPLAIN RECOMPUTE`.
 
 use std::sync::Arc;
 
@@ -8,11 +8,13 @@ use arrow::array::{ArrayRef, BooleanArray, Float64Array, Int64Array, RecordBatch
 use arrow::error::ArrowError;
 use datafusion::common::DataFusionError;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use futures::StreamExt;
 use serde_json::{Map, Value};
 
-use crate::engine::{Answer, Engine, QueryRequest, QueryStats};
+use crate::engine::{Answer, Engine, Expected, QueryRequest, QueryStats};
 use crate::error::{EngineError, ErrorKind};
 use crate::insert;
+use crate::provenance;
 use crate::statement::{DropTarget, Pattern, Statement};
 use crate::system::{self, PUBLIC};
 
@@ -79,8 +81,41 @@ pub(super) async fn carry_out(
         Statement::Insert(spec) => answer(insert::insert(engine, spec, query).await?),
         Statement::ShowTables(pattern) => show_tables(engine, pattern),
         Statement::Describe(name) => describe(engine, &name),
+        Statement::ExplainProvenance(text) => {
+            provenance_of(engine, QueryRequest { sql: text, ..query }).await
+        }
+        Statement::ExplainRecompute(view) => {
+            answer(expected(&engine.explain_recompute(&view).await?))
+        }
         Statement::Query(text) => engine.query(QueryRequest { sql: text, ..query }).await,
     }
+}
+
+/// Runs a query for what it reads; its rows are dropped.
+async fn provenance_of(engine: &dyn Engine, query: QueryRequest) -> Result<Answer, EngineError> {
+    // The answer has a row for each view and stream, however many rows the query has.
+    let max_rows = u64::MAX;
+    let Answer {
+        mut batches, stats, ..
+    } = engine.query(QueryRequest { max_rows, ..query }).await?;
+    while let Some(batch) = batches.next().await {
+        batch?;
+    }
+    let told = answer(provenance::table(&stats.provenance))?;
+    Ok(Answer { stats, ..told })
+}
+
+/// Columns `name`, `value`, `unit` and `about`; a value that is not known is null.
+fn expected(figures: &[Expected]) -> Result<RecordBatch, ArrowError> {
+    let text = |of: fn(&Expected) -> Option<&str>| -> ArrayRef {
+        Arc::new(figures.iter().map(of).collect::<StringArray>())
+    };
+    RecordBatch::try_from_iter_with_nullable([
+        ("name", text(|it| Some(it.name)), false),
+        ("value", text(|it| it.value.as_deref()), true),
+        ("unit", text(|it| Some(it.unit)), false),
+        ("about", text(|it| Some(&it.about)), false),
+    ])
 }
 
 /// How often a REFRESH looks whether the run before it has ended.

@@ -73,7 +73,8 @@ async fn parse_and_run(
     if is_get && !statement.is_read_only() {
         return Err(Failure::MethodNotAllowed {
             allow: "POST",
-            message: "GET only runs queries, SHOW TABLES and DESCRIBE: use POST".to_owned(),
+            message: "GET only runs queries, EXPLAIN, SHOW TABLES and DESCRIBE: use POST"
+                .to_owned(),
         });
     }
     run(app, statement, query, shown, record).await
@@ -86,7 +87,11 @@ async fn run(
     shown: answer::Shown,
     record: &Arc<QueryRecord>,
 ) -> Result<Response, Failure> {
-    if !matches!(statement, Statement::Query(_) | Statement::Insert(_)) {
+    let takes_params = matches!(
+        statement,
+        Statement::Query(_) | Statement::Insert(_) | Statement::ExplainProvenance(_)
+    );
+    if !takes_params {
         query.params.refuse()?;
     }
     let ticket = app.queries.admit(&query)?;

@@ -344,6 +344,10 @@ async fn statements_answer_with_a_row() {
                 "audit": "{\"checked\":3}"}])
     );
     assert_eq!(
+        server.sql_as("EXPLAIN RECOMPUTE hits", "csv").await.text(),
+        "name,value,unit,about\nevents,12,events,of the stream\ntime,,events,of the stream\n"
+    );
+    assert_eq!(
         server.sql_as("SHOW TABLES", "csv").await.text(),
         "name,kind,rows,definition\naccess_log,stream,7,\n\
          hits,view,,SELECT count(*) FROM access_log\n"

@@ -246,6 +246,13 @@ async fn requests_for_sql_are_checked() {
         (
             "/api/v1/sql",
             "",
+            "EXPLAIN RECOMPUTE nope",
+            404,
+            "unknown_view",
+        ),
+        (
+            "/api/v1/sql",
+            "",
             "REFRESH MATERIALIZED VIEW nope",
             404,
             "unknown_view",
@@ -294,6 +301,8 @@ async fn get_only_reads() {
         "SHOW%20TABLES",
         "DESCRIBE+hits",
         "EXPLAIN+SELECT+1",
+        "EXPLAIN+PROVENANCE+SELECT+1",
+        "EXPLAIN+RECOMPUTE+hits",
     ] {
         assert_eq!(
             server.get(&format!("/api/v1/sql?q={sql}")).await.status,

@@ -12,9 +12,9 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::prelude::SessionContext;
 use futures::StreamExt;
 use lambdalake_serving::engine::{
-    AlterSpec, AlterViewSpec, Answer, CommentSpec, Engine, EngineError, ErrorKind, Health,
-    IngestReply, IngestRequest, OffsetRange, QueryRequest, QueryStats, RowError, StreamSpec,
-    ViewSpec,
+    AlterSpec, AlterViewSpec, Answer, CommentSpec, Engine, EngineError, ErrorKind, Expected,
+    Health, IngestReply, IngestRequest, OffsetRange, QueryRequest, QueryStats, RowError,
+    StreamSpec, ViewSpec,
 };
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -206,6 +206,19 @@ impl Engine for Fake {
             )),
             _ => Err(EngineError::not_found("unknown_view", "no such view")),
         }
+    }
+
+    async fn explain_recompute(&self, view: &str) -> Result<Vec<Expected>, EngineError> {
+        if view != "hits" {
+            return Err(EngineError::not_found("unknown_view", "no such view"));
+        }
+        let figure = |name, value: Option<&str>| Expected {
+            name,
+            value: value.map(str::to_owned),
+            unit: "events",
+            about: "of the stream".to_owned(),
+        };
+        Ok(vec![figure("events", Some("12")), figure("time", None)])
     }
 
     async fn wait_run(&self, run_id: &str) -> Result<Value, EngineError> {

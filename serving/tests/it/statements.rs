@@ -44,6 +44,24 @@ fn queries_stay_text() {
 }
 
 #[test]
+fn what_is_explained_is_known() {
+    for sql in [
+        "EXPLAIN PROVENANCE SELECT x FROM t",
+        "explain  provenance\n SELECT x FROM t ;",
+        "-- why\nEXPLAIN /* how */ Provenance /* \u{e9} */ SELECT x FROM t;;",
+    ] {
+        let query = "SELECT x FROM t".to_owned();
+        assert_eq!(parsed(sql), Statement::ExplainProvenance(query), "{sql}");
+    }
+    let recompute = Statement::ExplainRecompute("v".to_owned());
+    assert_eq!(parsed("EXPLAIN RECOMPUTE V;"), recompute);
+    assert!(recompute.is_read_only());
+    // A quoted word is a name.
+    let refused = Statement::parse("EXPLAIN \"PROVENANCE\" SELECT 1");
+    assert!(refused.is_err());
+}
+
+#[test]
 fn streams_are_created() {
     let sql = "CREATE TABLE IF NOT EXISTS Access_Log (
         ts TIMESTAMP, at TIMESTAMP WITH TIME ZONE NOT NULL, IP TEXT NOT NULL, \"Path\" VARCHAR,
@@ -264,6 +282,16 @@ fn everything_else_is_refused_with_a_hint() {
         ("EXPLAIN DROP TABLE t", "only queries"),
         ("EXPLAIN ANALYZE INSERT INTO t VALUES (1)", "only queries"),
         ("EXPLAIN t", "DESCRIBE"),
+        ("EXPLAIN PROVENANCE", "takes a query"),
+        ("EXPLAIN PROVENANCE FLUSH", "takes a query"),
+        (
+            "EXPLAIN PROVENANCE refresh MATERIALIZED VIEW v",
+            "takes a query",
+        ),
+        ("EXPLAIN PROVENANCE DROP TABLE t", "takes a query"),
+        ("EXPLAIN PROVENANCE EXPLAIN SELECT 1", "takes a query"),
+        ("EXPLAIN PROVENANCE SELECT 1 INTO t", "SELECT INTO"),
+        ("EXPLAIN RECOMPUTE;", "name of a view"),
         ("DESCRIBE SELECT 1", "EXPLAIN"),
         (
             "WITH a AS (DELETE FROM t RETURNING x) SELECT x FROM a",

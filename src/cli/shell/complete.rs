@@ -71,6 +71,8 @@ const KEYWORDS: &[&str] = &[
     "OUTER",
     "OVER",
     "PARTITION",
+    "PROVENANCE",
+    "RECOMPUTE",
     "REFRESH",
     "RIGHT",
     "SELECT",

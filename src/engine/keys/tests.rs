@@ -123,6 +123,7 @@ impl World {
             Replayed {
                 log: log.expect("a log"),
                 frames,
+                flushed_at_micros: None,
             },
             Arc::clone(&self.keys),
             Arc::clone(&self.clock) as Arc<dyn Clock>,

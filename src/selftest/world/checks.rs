@@ -3,9 +3,11 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use lambdalake_data::Clock;
 use lambdalake_data::files::Files;
 use lambdalake_data::publication::{KEPT_ENTRIES, MasterFile};
 use lambdalake_serving::engine::Engine as _;
+use serde_json::{Value, json};
 
 use super::super::model::StreamModel;
 use super::super::steps::{STREAMS, VIEWS};
@@ -112,6 +114,60 @@ impl World {
         Ok(())
     }
 
+    /// What an answer of a view tells of itself must be what the model counts and what the view's
+    /// own description says.
+    fn check_provenance(
+        &self,
+        stream: usize,
+        view: &str,
+        stats: &Value,
+        newest: Option<i64>,
+    ) -> Result<(), String> {
+        let port = self.port().map_err(|error| error.to_string())?;
+        let described = port.view(view).unwrap_or_default();
+        let Some(model) = &self.slots[stream].model else {
+            return Ok(());
+        };
+        let of_view = &stats["provenance"][0];
+        let offsets = |cut: &Value| -> Vec<u64> {
+            let offsets = cut.as_array().into_iter().flatten();
+            offsets.filter_map(Value::as_u64).collect()
+        };
+        let cut = offsets(&of_view["cut"]);
+        let (before, after) = model.events_around(&cut);
+        let sum = |parts: &[&str]| -> u64 {
+            let parts = parts
+                .iter()
+                .map(|part| of_view[*part].as_u64().unwrap_or(u64::MAX));
+            parts.fold(0, u64::saturating_add)
+        };
+        let speed = ["events_from_panes", "events_from_gaps", "events_from_tail"];
+        let age = newest.map(|newest| (self.clock.now_micros() - newest) as u64 / 1000);
+        let holds = [
+            ("name", of_view["name"] == view),
+            ("to", offsets(&of_view["to"]) == model.ends()),
+            ("events_from_batch", sum(&["events_from_batch"]) == before),
+            ("events_from_speed", sum(&speed) == after),
+            ("from_batch", stats["from_batch"] == before),
+            ("from_speed", stats["from_speed"] == after),
+            ("lag_events", stats["lag_events"] == after),
+            ("cut", of_view["cut"] == described["cut"]),
+            ("version", of_view["version"] == described["version"]),
+            (
+                "batch_version",
+                stats["batch_version"] == described["version"],
+            ),
+            ("freshness_ms", stats["freshness_ms"] == json!(age)),
+        ];
+        match holds.iter().find(|(_, holds)| !holds) {
+            Some((what, _)) => Err(format!(
+                "{what} of {view} is wrong: {stats:#}\n{before} events before the cut and {after} \
+                 after it, the newest {age:?} ms old; described as {described:#}"
+            )),
+            None => Ok(()),
+        }
+    }
+
     /// Everything of a stream must be what the model says, in the stream and in its views.
     pub(super) fn check(&mut self, stream: usize) -> Result<(), String> {
         let Some(model) = &self.slots[stream].model else {
@@ -119,13 +175,15 @@ impl World {
         };
         self.tally.checks += 1;
         let name = stream_name(stream);
-        let found = self.places(stream)?;
+        let (found, newest) = self.places_and_newest(stream)?;
         model
             .check(&found)
             .map_err(|error| format!("{name}: {error}"))?;
         for kind in &model.views {
             let view = view_name(stream, *kind);
-            let mut rows = lines(&self.query(&format!("SELECT * FROM {view}"))?)?;
+            let (rows, stats) = self.query_and_stats(&format!("SELECT * FROM {view}"))?;
+            self.check_provenance(stream, &view, &stats, newest)?;
+            let mut rows = lines(&rows)?;
             rows.sort();
             let expected = model.view(*kind);
             if rows != expected {

@@ -3,17 +3,24 @@
 use std::time::Duration;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
+use arrow::compute::max;
 use arrow::datatypes::{
     DataType, Float64Type, Int32Type, Int64Type, TimeUnit, TimestampMicrosecondType,
 };
 use futures::TryStreamExt;
 use lambdalake_serving::engine::{Engine as _, EngineError, Layer, Params, QueryRequest};
+use serde_json::Value;
 
 use super::super::model::{Places, Row, known_key};
 use super::World;
 
 impl World {
     pub(super) fn query(&self, sql: &str) -> Result<Vec<RecordBatch>, String> {
+        Ok(self.query_and_stats(sql)?.0)
+    }
+
+    /// The rows, and what the answer tells of itself.
+    pub(super) fn query_and_stats(&self, sql: &str) -> Result<(Vec<RecordBatch>, Value), String> {
         let port = self.port().map_err(|error| error.to_string())?;
         let request = QueryRequest {
             sql: sql.to_owned(),
@@ -25,24 +32,31 @@ impl World {
         };
         let answer = self.driver.block_on(async {
             let answer = port.query(request).await?;
-            answer
-                .batches
-                .try_collect()
-                .await
+            let rows = answer.batches.try_collect().await;
+            let stats = answer.stats.to_json(Duration::ZERO);
+            rows.map(|rows| (rows, stats))
                 .map_err(EngineError::from_datafusion)
         });
         answer.map_err(|error: EngineError| format!("{sql}: {error:?}"))
     }
 
     pub(super) fn places(&self, stream: usize) -> Result<Places, String> {
-        let sql = format!("SELECT _shard, _offset, ts, r, i, k, n, x FROM s{stream}");
-        let mut places = Places::new();
+        Ok(self.places_and_newest(stream)?.0)
+    }
+
+    /// Also when the newest event was ingested.
+    pub(super) fn places_and_newest(&self, stream: usize) -> Result<(Places, Option<i64>), String> {
+        let columns = "_shard, _offset, ts, r, i, k, n, x, _ingested_at";
+        let sql = format!("SELECT {columns} FROM s{stream}");
+        let (mut places, mut newest) = (Places::new(), None);
         for batch in self.query(&sql)? {
             let shards = batch.column(0).as_primitive::<Int32Type>();
             let ints = |column: usize| batch.column(column).as_primitive::<Int64Type>();
             let times = batch.column(2).as_primitive::<TimestampMicrosecondType>();
             let keys = batch.column(5).as_string::<i32>();
             let xs = batch.column(7).as_primitive::<Float64Type>();
+            let ingested = batch.column(8).as_primitive::<TimestampMicrosecondType>();
+            newest = newest.max(max(ingested));
             for row in 0..batch.num_rows() {
                 let place = (shards.value(row) as u32, ints(1).value(row) as u64);
                 let key = keys.iter().nth(row).flatten();
@@ -60,7 +74,7 @@ impl World {
                 }
             }
         }
-        Ok(places)
+        Ok((places, newest))
     }
 }
 
