@@ -131,8 +131,8 @@ async fn feed(
     while let Some(batch) = batches.next().await {
         let batch = batch.map_err(Arc::new);
         let sent = senders.iter().map(|sender| {
-            let batch = batch.as_ref().map(RecordBatch::clone);
-            sender.send(batch.map_err(|error| DataFusionError::Shared(Arc::clone(error))))
+            // Errors cannot be cloned.
+            sender.send(batch.clone().map_err(DataFusionError::Shared))
         });
         let sent = future::join_all(sent).await;
         let mut sent = sent.iter();

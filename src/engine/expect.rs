@@ -233,7 +233,7 @@ impl Engine {
         figures.add("last_run", run_id, "", "of this view that succeeded");
         let duration = of_last(|run| run.duration_ms.to_string());
         figures.add("last_run_time", duration, "ms", "that it took");
-        let events = of_last(|run| run.rows_read.to_string());
+        let events = of_last(|run| run.counts.rows_read.to_string());
         figures.add("last_run_events", events, "events", "that it read");
         let states = of_last(|run| run.states_rows.to_string());
         figures.add("last_run_states", states, "rows", "that it wrote");
@@ -340,7 +340,7 @@ fn grown((events, groups): (u64, u64), (more, most): (u64, u64), version: u64) -
 
 /// A run whose time tells something.
 fn is_measure(run: &Run) -> bool {
-    run.status == RunStatus::Succeeded && run.rows_read > 0
+    run.status == RunStatus::Succeeded && run.counts.rows_read > 0
 }
 
 /// Time for so many events, by the newest runs of the view, else by those of any.
@@ -357,7 +357,7 @@ fn time_ms(runs: &[Run], is_own: impl Fn(&Run) -> bool, events: u64) -> Estimate
     let speed = |run: &&Run| {
         // Never all of it: a short run would seem to take no time.
         let taken = (run.duration_ms as f64 - FIXED_MS).max(run.duration_ms.max(1) as f64 / 10.0);
-        run.rows_read as f64 * 1e3 / taken
+        run.counts.rows_read as f64 * 1e3 / taken
     };
     let (rests_on, per_second) = match used.len() {
         0 => ("assumed".to_owned(), EVENTS_PER_SECOND),

@@ -1,4 +1,5 @@
 use lambdalake_batch::history::RunKind;
+use lambdalake_batch::progress::{Counts, Timing};
 use lambdalake_data::Cut;
 
 use super::*;
@@ -13,8 +14,12 @@ fn run(view: &str, rows_read: u64, duration_ms: u64, status: RunStatus) -> Run {
         asked_at_micros: 0,
         started_at_micros: 0,
         duration_ms,
-        rows_read,
-        rows_total: rows_read,
+        counts: Counts {
+            rows_read,
+            rows_total: rows_read,
+            ..Counts::default()
+        },
+        timing: Timing::default(),
         states_rows: 0,
         cut: Cut::default(),
         audit: String::new(),
@@ -22,6 +27,7 @@ fn run(view: &str, rows_read: u64, duration_ms: u64, status: RunStatus) -> Run {
         differences: Vec::new(),
         version: None,
         error: None,
+        shared_with: Vec::new(),
     }
 }
 
