@@ -2,7 +2,6 @@
 
 use std::slice;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
@@ -87,6 +86,7 @@ pub async fn run(
     let first = next_states(&mut states, progress).await?;
     if let Some(share) = share {
         share.after.await;
+        progress.check()?;
     }
     progress.enter(Phase::Writing);
     // Every event is mapped: there is a core for the older side of the audit.
@@ -97,17 +97,18 @@ pub async fn run(
     let (files, has_finished) = write_states(job, disk, first, states, task, progress).await?;
     progress.enter(Phase::Comparing);
     let audit = match auditor {
-        Some(auditor) => match audited(job, auditor, &files, has_finished, task).await {
-            Ok(audit) => audit,
-            Err(error) => {
-                // Nobody names them, and the same run may be tried again.
-                for file in &files {
-                    disk.remove(&file.path)?;
-                }
-                return Err(error);
+        Some(auditor) => audited(job, auditor, &files, has_finished, task).await,
+        None => Ok(Audit::NothingToCompare),
+    };
+    let audit = match audit.and_then(|audit| progress.check().map(|()| audit)) {
+        Ok(audit) => audit,
+        Err(error) => {
+            // Nobody names them, and the same run may be tried again.
+            for file in &files {
+                disk.remove(&file.path)?;
             }
-        },
-        None => Audit::NothingToCompare,
+            return Err(error);
+        }
     };
     Ok(RecomputeOutput {
         files,
@@ -139,9 +140,8 @@ async fn audited(
 /// Counts the events read, and ends the run once it is cancelled.
 fn counted(scan: Arc<dyn ExecutionPlan>, progress: Arc<Progress>) -> ThroughExec {
     let watch = move |batch: &RecordBatch| {
-        if progress.cancelled.load(Ordering::Relaxed) {
-            return Err(DataFusionError::External(Box::new(BatchError::Cancelled)));
-        }
+        let cancelled = |error| DataFusionError::External(Box::new(error));
+        progress.check().map_err(cancelled)?;
         progress.read_rows(batch.num_rows() as u64);
         Ok(())
     };
@@ -191,9 +191,7 @@ async fn next_states(
     stream: &mut SendableRecordBatchStream,
     progress: &Progress,
 ) -> Result<Option<RecordBatch>, BatchError> {
-    if progress.cancelled.load(Ordering::Relaxed) {
-        return Err(BatchError::Cancelled);
-    }
+    progress.check()?;
     Ok(stream.next().await.transpose()?)
 }
 

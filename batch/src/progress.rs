@@ -12,13 +12,15 @@
 //!
 //! A run that begins again counts again; what is told never goes back.
 
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use lambdalake_data::Clock;
 use lambdalake_data::scan::ScanFile;
 use serde::{Deserialize, Serialize};
+
+use crate::error::BatchError;
 
 /// Reading must have gone on for so long before it says something about the rest of it.
 const LEAST_READING: Duration = Duration::from_secs(1);
@@ -155,6 +157,14 @@ impl Progress {
             cancelled: AtomicBool::new(false),
             clock,
             state: Mutex::new(state),
+        }
+    }
+
+    /// Ends the run if somebody wants it to. Errors: `Cancelled`.
+    pub fn check(&self) -> Result<(), BatchError> {
+        match self.cancelled.load(Ordering::Relaxed) {
+            true => Err(BatchError::Cancelled),
+            false => Ok(()),
         }
     }
 

@@ -72,9 +72,18 @@ pub enum Step {
         kind: usize,
         during: Vec<Step>,
     },
-    /// Time passes, and what is due is done.
+    /// Compares the view's states with its events.
+    Verify {
+        stream: usize,
+        kind: usize,
+    },
+    /// Every run that has not ended is cancelled.
+    Cancel,
+    /// Time passes, and what is due is done. The steps happen while the first recompute that was
+    /// due has its states and has not published them.
     Upkeep {
         millis: u64,
+        during: Vec<Step>,
     },
     /// With a power cut while it starts, after so many operations.
     Restart {
@@ -99,10 +108,11 @@ impl Step {
             | Self::Ingest { stream, .. }
             | Self::Retry { stream, .. }
             | Self::Flush { stream, .. }
+            | Self::Verify { stream, .. }
             | Self::Recompute { stream, .. } => Some(*stream),
             // What is due is due of any; the first has most of it.
             Self::Upkeep { .. } | Self::AlterView { .. } => Some(0),
-            Self::Restart { .. } | Self::Arm { .. } | Self::FreeSpace => None,
+            Self::Restart { .. } | Self::Arm { .. } | Self::FreeSpace | Self::Cancel => None,
         }
     }
 }
@@ -152,13 +162,11 @@ fn step(random: &mut StdRng) -> Step {
         67..77 => Step::Recompute {
             stream: stream(random),
             kind: random.random_range(0..VIEWS),
-            during: some(random, 3, |random| match random.random_range(0..2) {
-                0 => flush(random),
-                _ => during_flush(random),
-            }),
+            during: some(random, 3, during_run),
         },
         77..80 => Step::Upkeep {
             millis: random.random_range(1..120_000),
+            during: some(random, 3, during_run),
         },
         80..86 => Step::Restart {
             how: ending(random),
@@ -168,7 +176,13 @@ fn step(random: &mut StdRng) -> Step {
             after: random.random_range(0..40),
             fault: fault(random),
         },
-        98 => Step::FreeSpace,
+        98 => match random.random() {
+            true => Step::FreeSpace,
+            false => Step::Verify {
+                stream: stream(random),
+                kind: random.random_range(0..VIEWS),
+            },
+        },
         _ => Step::AlterView {
             change: random.random_range(0..CHANGES.len()),
         },
@@ -185,6 +199,15 @@ fn flush(random: &mut StdRng) -> Step {
     Step::Flush {
         stream: stream(random),
         during: some(random, 2, during_flush),
+    }
+}
+
+/// Nothing that waits for the run to end.
+fn during_run(random: &mut StdRng) -> Step {
+    match random.random_range(0..20) {
+        0..9 => flush(random),
+        9 => Step::Cancel,
+        _ => during_flush(random),
     }
 }
 

@@ -212,13 +212,17 @@ impl World {
                 kind,
                 during,
             } => self.recompute(*stream, *kind, during),
-            Step::Upkeep { millis } => {
+            Step::Verify { stream, kind } => self.verify(*stream, *kind),
+            Step::Cancel => self.cancel(),
+            Step::Upkeep { millis, during } => {
                 let micros = i64::try_from(*millis).unwrap_or_default() * 1_000;
                 self.clock.micros.fetch_add(micros, Ordering::SeqCst);
-                if let Some(port) = &self.port {
-                    port.0.upkeep();
-                }
-                self.wait_idle()
+                self.beside_run(during, |world| {
+                    if let Some(port) = &world.port {
+                        port.0.upkeep();
+                    }
+                    Ok(())
+                })
             }
             Step::Restart { how, again_after } => self.restart(*how, *again_after),
             Step::Arm { after, fault } => {
@@ -502,30 +506,88 @@ impl World {
         }
         let before = self.files.fired().len();
         let was_full = self.files.is_full();
+        let name = view_name(stream, kind);
+        let run = self.beside_run(during, |world| {
+            world.expect("recompute", None, |world| {
+                world.driver.block_on(world.port()?.recompute(&name))
+            })
+        })?;
+        let Ok(run) = run else { return Ok(()) };
+        let has_reason = self.files.fired().len() > before || was_full || self.files.is_down();
+        let found = self.port.as_ref().and_then(|port| port.run(&run));
+        match found.as_ref().and_then(|run| run["error"].as_str()) {
+            Some(error) if !has_reason && !during.contains(&Step::Cancel) => {
+                Err(format!("the recompute failed: {error}"))
+            }
+            Some(_) => Ok(()),
+            None if has_reason => Ok(()),
+            None => self.check_has_no_gaps(&name),
+        }
+    }
+
+    /// Does what makes runs begin, and the steps while the first of them has its states and has not
+    /// published them; then waits until all have ended.
+    fn beside_run<T>(
+        &mut self,
+        during: &[Step],
+        begin: impl FnOnce(&mut Self) -> Result<T, String>,
+    ) -> Result<T, String> {
         // A version's files begin with the time of their run.
         let gate = format!("/{:016}-", self.clock.now_micros());
         if !during.is_empty() {
             self.files.arm_gate(&gate);
         }
-        let name = view_name(stream, kind);
-        let run = self.expect("recompute", None, |world| {
-            world.driver.block_on(world.port()?.recompute(&name))
-        })?;
+        let begun = begin(self)?;
         self.wait("the recompute", |world| {
             world.files.at_gate(&gate) || world.is_idle()
         })?;
         self.act_during(during)?;
         self.files.open_gate(&gate);
         self.wait_idle()?;
-        let Ok(run) = run else { return Ok(()) };
-        let has_reason = self.files.fired().len() > before || was_full || self.files.is_down();
-        let found = self.port.as_ref().and_then(|port| port.run(&run));
-        let error = found.and_then(|run| run["error"].as_str().map(str::to_owned));
-        match error {
-            Some(error) if !has_reason => Err(format!("the recompute failed: {error}")),
-            _ if has_reason => Ok(()),
-            _ => self.check_has_no_gaps(&name),
+        Ok(begun)
+    }
+
+    /// The states that are stored must be what the events give, whatever happened to them.
+    fn verify(&mut self, stream: usize, kind: usize) -> Result<(), String> {
+        let exists = |slot: &Slot| slot.model.as_ref().is_some_and(|m| m.views.contains(&kind));
+        if !exists(&self.slots[stream]) {
+            return Ok(());
         }
+        let before = self.files.fired().len();
+        let was_full = self.files.is_full();
+        let name = view_name(stream, kind);
+        let run = self.expect("verify", None, |world| {
+            world.driver.block_on(world.port()?.verify_view(&name))
+        })?;
+        self.wait_idle()?;
+        let Ok(run) = run else { return Ok(()) };
+        if self.files.fired().len() > before || was_full || self.files.is_down() {
+            return Ok(());
+        }
+        let found = self.port.as_ref().and_then(|port| port.run(&run));
+        let audit = found.as_ref().and_then(|run| run["audit"].as_str());
+        match audit {
+            Some("equal" | "nothing_to_compare") => Ok(()),
+            _ => Err(format!("{name} was verified with {found:?}")),
+        }
+    }
+
+    fn cancel(&mut self) -> Result<(), String> {
+        let Some(port) = &self.port else {
+            return Ok(());
+        };
+        let mut ids: Vec<String> = Vec::new();
+        for run in port.runs() {
+            if let (true, Some(id)) = (run["phase"].is_string(), run["run_id"].as_str()) {
+                ids.push(id.to_owned());
+            }
+        }
+        ids.sort_unstable();
+        for id in ids {
+            let cancelled = self.driver.block_on(port.cancel_run(&id));
+            cancelled.map_err(|error| format!("{id} was not cancelled: {error:?}"))?;
+        }
+        Ok(())
     }
 
     fn is_idle(&self) -> bool {
