@@ -102,6 +102,7 @@ pub struct Engine {
     mapper: Mapper,
     queries: Arc<Queries>,
     batch_task: Arc<TaskContext>,
+    batch_pool: Arc<BatchPool>,
     history: History,
     running: Mutex<RunningViews>,
     /// When it was opened.
@@ -175,7 +176,7 @@ impl Engine {
         let query_env = runtime_env(&disk, fair(settings.query_memory_bytes), &spill)?;
         let speed_env = runtime_env(&disk, fair(settings.speed_memory_bytes), &spill)?;
         let batch_pool = Arc::new(BatchPool::new(settings.batch_memory_bytes));
-        let batch_env = runtime_env(&disk, batch_pool, &spill)?;
+        let batch_env = runtime_env(&disk, Arc::clone(&batch_pool) as _, &spill)?;
         let batch_config = session_config(cores)
             .with_sort_spill_reservation_bytes(sort_reservation_bytes(settings.batch_memory_bytes));
         let pool = |name, env: &Arc<RuntimeEnv>, limit_bytes| meters::Pool {
@@ -199,6 +200,7 @@ impl Engine {
         let engine = Arc::new(Self {
             history: History::open(Arc::clone(&disk), settings.recompute_runs_kept)?,
             batch_task: task_context(batch_env, batch_config),
+            batch_pool,
             started_micros: clock.now_micros(),
             triggers: Mutex::default(),
             settings,

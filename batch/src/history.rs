@@ -112,6 +112,9 @@ pub struct Run {
     /// The views whose runs read the master dataset in the same pass.
     #[serde(default)]
     pub shared_with: Vec<String>,
+    /// The most batch memory that all runs together held while it went on; 0 if that is not known.
+    #[serde(default)]
+    pub memory_bytes: u64,
 }
 
 /// The runs, newest last by id.

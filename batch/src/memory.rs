@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 use std::fmt::{self, Display, Formatter};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytesize::ByteSize;
 use datafusion::error::{DataFusionError, Result};
@@ -36,9 +36,22 @@ struct Held {
     bytes: usize,
     /// Bytes of each operator that can spill.
     spillable: HashMap<usize, usize>,
+    /// The most that was held since each of them began.
+    watches: HashMap<u64, usize>,
+    last_watch: u64,
 }
 
 impl Held {
+    fn grow(&mut self, consumer: &MemoryConsumer, additional: usize) {
+        self.bytes += additional;
+        if let Some(bytes) = self.spillable.get_mut(&consumer.id()) {
+            *bytes += additional;
+        }
+        for most in self.watches.values_mut() {
+            *most = self.bytes.max(*most);
+        }
+    }
+
     /// What the others are still sure of.
     fn owed(&self, limit_bytes: usize, but: usize) -> usize {
         let floor = limit_bytes / FLOORS.max(2 * self.spillable.len());
@@ -55,8 +68,40 @@ impl BatchPool {
         }
     }
 
+    /// Begins to watch how much is held at most.
+    pub fn watch(self: &Arc<Self>) -> Watch {
+        let mut held = self.lock();
+        held.last_watch += 1;
+        let (id, bytes) = (held.last_watch, held.bytes);
+        held.watches.insert(id, bytes);
+        Watch {
+            pool: Arc::clone(self),
+            id,
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Held> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// See [`BatchPool::watch`].
+pub struct Watch {
+    pool: Arc<BatchPool>,
+    id: u64,
+}
+
+impl Watch {
+    /// The most bytes that were held at a time since it began.
+    pub fn most(&self) -> usize {
+        let held = self.pool.lock();
+        held.watches.get(&self.id).copied().unwrap_or_default()
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.pool.lock().watches.remove(&self.id);
     }
 }
 
@@ -82,11 +127,7 @@ impl MemoryPool for BatchPool {
     }
 
     fn grow(&self, reservation: &MemoryReservation, additional: usize) {
-        let mut held = self.lock();
-        held.bytes += additional;
-        if let Some(bytes) = held.spillable.get_mut(&reservation.consumer().id()) {
-            *bytes += additional;
-        }
+        self.lock().grow(reservation.consumer(), additional);
     }
 
     fn shrink(&self, reservation: &MemoryReservation, shrink: usize) {
@@ -115,10 +156,7 @@ impl MemoryPool for BatchPool {
                 shown(free),
             )));
         }
-        held.bytes += additional;
-        if let Some(bytes) = held.spillable.get_mut(&consumer.id()) {
-            *bytes += additional;
-        }
+        held.grow(consumer, additional);
         Ok(())
     }
 
@@ -133,13 +171,13 @@ impl MemoryPool for BatchPool {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
 
     #[test]
     fn one_takes_what_the_others_do_not_hold_but_their_floors() -> Result<()> {
-        let pool: Arc<dyn MemoryPool> = Arc::new(BatchPool::new(3_200));
+        let batch = Arc::new(BatchPool::new(3_200));
+        let pool: Arc<dyn MemoryPool> = Arc::clone(&batch) as _;
+        let whole = batch.watch();
         let spiller = |name: &str| {
             let consumer = MemoryConsumer::new(name).with_can_spill(true);
             consumer.register(&pool)
@@ -158,10 +196,13 @@ mod tests {
         assert!(error.contains("batch memory of 3.1 KiB"), "{error}");
         // What is given back goes to whoever asks, also to what cannot spill.
         groups.shrink(2_000);
+        let later = batch.watch();
+        assert_eq!((whole.most(), later.most()), (3_200, 1_200));
         merge.try_grow(1_500)?;
         sort.try_grow(500)?;
         assert!(sort.try_grow(1).is_err());
         drop(groups);
+        assert_eq!((whole.most(), later.most()), (3_200, 3_200));
         sort.try_grow(1_100)?;
         assert_eq!(pool.reserved(), 3_200);
         drop((sort, merge));

@@ -239,6 +239,7 @@ impl SeenRun {
             "version": run.version,
             "error": run.error,
             "shared_with": run.shared_with,
+            "memory_bytes": run.memory_bytes,
         })
     }
 

@@ -37,9 +37,9 @@ const WIDTH_BYTES: u64 = 32;
 /// fits what the batch pool held at most in runs over 400,000 groups.
 const GROUP_BYTES: u64 = 150;
 
-/// The pool is divided among the operators of a run that can spill, so a run spills before it holds
-/// all of it: over 400,000 groups it did with 1 GiB, of which it held 0.4, and not with 1.5.
-const SPILLS_ABOVE: u64 = 3;
+/// Tenths of the limit from which on a run is expected to spill: the operators at rest are sure of
+/// the remaining one.
+const SPILLS_FROM: u64 = 9;
 
 /// Milliseconds of a run that do not depend on the events: flush, footers, publication.
 const FIXED_MS: f64 = 20.0;
@@ -149,6 +149,21 @@ impl Engine {
         let width = self.state_width(&view.view.states_schema(), &stored);
         let partitions = self.batch_task.session_config().target_partitions() as u64;
         let held = states.value * (width.value + GROUP_BYTES) * copies(partitions);
+        let about = format!(
+            "most at a time: states of {} bytes ({}) and {GROUP_BYTES} beside each, held {} times",
+            width.value,
+            width.about,
+            copies(partitions)
+        );
+        let memory = match self.last_measure(view).filter(|run| run.memory_bytes > 0) {
+            Some(run) => {
+                let growth = states.value as f64 / run.states_rows.max(1) as f64;
+                let about = "most at a time: what all runs held during the last one of this view, \
+                             growing with its states";
+                Estimate::new((run.memory_bytes as f64 * growth) as u64, about)
+            }
+            None => Estimate::new(held, about),
+        };
         let limit = self.settings.batch_memory_bytes as u64;
         figures.estimate("states", "rows", states.clone());
         let on_disk = (rows > 0).then(|| (states.value as f64 * bytes as f64 / rows as f64) as u64);
@@ -163,21 +178,22 @@ impl Engine {
         );
         let about = "the setting batch_memory_bytes, for all runs together";
         figures.number("memory_limit", limit, "bytes", about);
-        let about = format!(
-            "most at a time: states of {} bytes ({}) and {GROUP_BYTES} beside each, held {} times",
-            width.value,
-            width.about,
-            copies(partitions)
-        );
-        figures.estimate("memory", "bytes", Estimate::new(held, about));
-        let (spills, about) = match held > limit / SPILLS_ABOVE {
+        let (spills, about) = match memory.value * 10 >= limit * SPILLS_FROM {
             true => (
                 "yes",
-                "the memory is above a third of the limit: states go to staging/ and back",
+                "the memory is nine tenths of the limit or more: states go to staging/ and back",
             ),
-            false => ("no", "the memory is below a third of the limit"),
+            false => ("no", "the memory is below nine tenths of the limit"),
         };
+        let memory = Estimate::new(memory.value.min(limit), memory.about);
+        figures.estimate("memory", "bytes", memory);
         figures.word("spills", spills, about);
+    }
+
+    fn last_measure(&self, view: &ViewSnapshot) -> Option<Run> {
+        let runs = self.history.all().into_iter().rev();
+        let mut own = runs.filter(|run| is_measure(run) && is_of(run, view));
+        own.next()
     }
 
     /// Bytes of a state in memory.
@@ -214,11 +230,8 @@ impl Engine {
     }
 
     fn how_long(&self, view: &ViewSnapshot, figures: &mut Figures) {
-        let name = &view.state.name;
         let runs = self.history.all();
-        let since = view.state.created_at_micros;
-        // There may have been another view of this name.
-        let is_own = |run: &Run| run.view == *name && run.started_at_micros >= since;
+        let is_own = |run: &Run| is_of(run, view);
         let time = time_ms(&runs, is_own, view.stream.end.events());
         figures.estimate("time", "ms", time);
         let waiting = lock(&self.running).len() as u64;
@@ -227,8 +240,8 @@ impl Engine {
             self.settings.recompute_concurrency
         );
         figures.number("runs_before", waiting, "runs", &about);
-        let last = runs.iter().rev().find(|run| is_measure(run) && is_own(run));
-        let of_last = |of: fn(&Run) -> String| last.map(of);
+        let last = self.last_measure(view);
+        let of_last = |of: fn(&Run) -> String| last.as_ref().map(of);
         let run_id = of_last(|run| run.run_id.clone());
         figures.add("last_run", run_id, "", "of this view that succeeded");
         let duration = of_last(|run| run.duration_ms.to_string());
@@ -336,6 +349,12 @@ fn grown((events, groups): (u64, u64), (more, most): (u64, u64), version: u64) -
     let new = ((more as f64 * rate).ceil() as u64).min(most);
     let about = format!("the {groups} of version {version}, growing as they grew with its events");
     Estimate::new(groups + new, about)
+}
+
+/// There may have been another view of this name.
+fn is_of(run: &Run, view: &ViewSnapshot) -> bool {
+    let state = &view.state;
+    run.view == state.name && run.started_at_micros >= state.created_at_micros
 }
 
 /// A run whose time tells something.

@@ -269,7 +269,7 @@ impl Engine {
             ending,
             ..
         } = begun;
-        let started = self.clock.monotonic();
+        let (started, memory) = (self.clock.monotonic(), self.batch_pool.watch());
         // Whatever happens, the run must end and the view be free for the next one.
         let work = AssertUnwindSafe(|| {
             if prepared.is_none() && turn.is_shared() {
@@ -285,6 +285,7 @@ impl Engine {
         ended.duration_ms = (self.clock.monotonic() - started).as_millis() as u64;
         ended.counts = progress.told().counts;
         ended.timing = progress.timing();
+        ended.memory_bytes = memory.most() as u64;
         self.meters.recomputed(&ended);
         self.end_run(ended);
         drop(turn);

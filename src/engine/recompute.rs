@@ -125,6 +125,7 @@ impl Engine {
             version: None,
             error: None,
             shared_with: Vec::new(),
+            memory_bytes: 0,
         };
         {
             let mut running = lock(&self.running);

@@ -28,6 +28,7 @@ fn run(view: &str, rows_read: u64, duration_ms: u64, status: RunStatus) -> Run {
         version: None,
         error: None,
         shared_with: Vec::new(),
+        memory_bytes: 0,
     }
 }
 
