@@ -12,15 +12,16 @@ use super::{Exit, table};
 
 /// Columns in their order; one that no stream, view or run has a value for is left out.
 const STREAM_COLUMNS: &[&str] = &["name", "rows", "lag_events", "freshness_ms", "state"];
+/// What matters most comes first: a narrow terminal cuts off the others.
 const VIEW_COLUMNS: &[&str] = &[
     "name",
-    "stream",
     "version",
     "made",
     "lag_events",
-    "schedule",
-    "next_run",
     "last_run",
+    "next_run",
+    "schedule",
+    "stream",
 ];
 const RUN_COLUMNS: &[&str] = &["view", "run_id", "doing", "started_by"];
 
@@ -286,12 +287,12 @@ mod tests {
                 "  s     1,200           7      1.5 s",
                 "",
                 "views",
-                "  name  stream  version  made    lag events  schedule                   next run  \
-                 last run",
-                "  a     s             3  2h ago         200  0 3 * * * (Europe/Zurich)  in 4h     \
-                 VERIFY succeeded 59m 58s ago in 1.5 s",
-                "  b     s             -  -            1,200  -                          paused    \
-                 failed 59m 58s ago",
+                "  name  version  made    lag events  last run                               next run  \
+                 schedule                   stream",
+                "  a           3  2h ago         200  VERIFY succeeded 59m 58s ago in 1.5 s  in 4h     \
+                 0 3 * * * (Europe/Zurich)  s",
+                "  b           -  -            1,200  failed 59m 58s ago                     paused    \
+                 -                          s",
                 "",
                 "runs",
                 "  view  run id  doing                    started by",

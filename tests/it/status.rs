@@ -36,7 +36,10 @@ fn a_planted_mismatch_is_shown_by_verify_status_and_runs() {
     let status = out(&run(&url, &["status"], b""), 0);
     assert!(status.starts_with("health: ok, version "), "{status}");
     assert!(status.contains("VERIFY succeeded "), "{status}");
-    assert!(status.contains("0 3 * * *  in "), "{status}");
+    assert!(
+        status.contains("  in ") && status.contains("  0 3 * * *"),
+        "{status}"
+    );
     assert!(status.ends_with("\nruns\n  none\n"), "{status}");
     server.kill();
     plant(folder.path(), &sums(folder.path()));
