@@ -2,9 +2,10 @@ use std::process::ExitCode;
 use std::thread;
 
 use anyhow::Context;
-use clap::Parser;
 use lambdalake::cli::args::{Cli, Command};
-use lambdalake::cli::{Exit, generate, ingest, recompute, runs, settings, sql, status};
+use lambdalake::cli::{
+    Exit, generate, ingest, recompute, runs, settings, sql, status, verify_views,
+};
 use lambdalake::{demo, selftest, serve, verify};
 use lambdalake_views::PLANNING_STACK_BYTES;
 
@@ -43,13 +44,14 @@ fn leave_with_the_reader() {
 
 fn run() -> anyhow::Result<Exit> {
     leave_with_the_reader();
-    match Cli::parse().command {
+    match Cli::read().command {
         Command::Serve(args) => args.settings().and_then(serve::run).map(|()| Exit::Ok),
         Command::Ingest(args) => ingest::run(args),
         Command::Sql(args) => sql::run(args),
         Command::Recompute(args) => recompute::run(args),
         Command::Runs(args) => runs::run(args),
         Command::Status(args) => status::run(args),
+        Command::Verify(args) if args.asks_a_server() => verify_views::run(args),
         Command::Verify(args) => verify::run(&args),
         Command::Demo(args) => demo::run(args).map(|()| Exit::Ok),
         Command::Settings(args) => settings::run(args),

@@ -107,6 +107,7 @@ enum Route {
     Views,
     View(String),
     Recompute(String),
+    Verify(String),
     Runs,
     Run(String),
     RunEvents(String),
@@ -125,7 +126,7 @@ impl Route {
             Self::Events(_) => "HEAD, POST",
             Self::Sql => "GET, POST",
             Self::Query(_) => "DELETE",
-            Self::Recompute(_) => "POST",
+            Self::Recompute(_) | Self::Verify(_) => "POST",
             Self::Run(_) => "DELETE, GET, HEAD",
             _ => "GET, HEAD",
         }
@@ -144,6 +145,7 @@ impl Route {
             Self::Views => "/api/v1/views",
             Self::View(_) => "/api/v1/views/{view}",
             Self::Recompute(_) => "/api/v1/views/{view}/recompute",
+            Self::Verify(_) => "/api/v1/views/{view}/verify",
             Self::Runs => "/api/v1/runs",
             Self::Run(_) => "/api/v1/runs/{id}",
             Self::RunEvents(_) => "/api/v1/runs/{id}/events",
@@ -163,6 +165,7 @@ impl Route {
             | Self::Query(name)
             | Self::View(name)
             | Self::Recompute(name)
+            | Self::Verify(name)
             | Self::Run(name)
             | Self::RunEvents(name) => Some(name),
             _ => None,
@@ -200,6 +203,9 @@ fn routes(app: Arc<App>) -> BoxedFilter<(Response,)> {
         .unify()
         .or(path!("api" / "v1" / "views" / String / "recompute")
             .map(|name| Route::Recompute(decoded(name))))
+        .unify()
+        .or(path!("api" / "v1" / "views" / String / "verify")
+            .map(|name| Route::Verify(decoded(name))))
         .unify()
         .or(path!("api" / "v1" / "runs").map(|| Route::Runs))
         .unify()
@@ -298,6 +304,11 @@ async fn dispatch(
     }
 }
 
+/// What is said of a run that was asked for.
+fn started(run_id: String) -> Response {
+    json_response(StatusCode::ACCEPTED, &json!({"run_id": run_id}))
+}
+
 /// The routes that take no parameters and answer with JSON of the current state.
 async fn resource(app: &App, route: Route, method: &Method) -> Result<Response, Failure> {
     let engine = &app.engine;
@@ -306,13 +317,8 @@ async fn resource(app: &App, route: Route, method: &Method) -> Result<Response, 
         Route::Stream(name) => found(engine.stream(&name), "unknown_stream", "stream", &name)?,
         Route::Views => json!({"views": engine.views()}),
         Route::View(name) => found(engine.view(&name), "unknown_view", "view", &name)?,
-        Route::Recompute(view) => {
-            let run_id = engine.recompute(&view).await?;
-            return Ok(json_response(
-                StatusCode::ACCEPTED,
-                &json!({"run_id": run_id}),
-            ));
-        }
+        Route::Recompute(view) => return Ok(started(engine.recompute(&view).await?)),
+        Route::Verify(view) => return Ok(started(engine.verify_view(&view).await?)),
         Route::Runs => json!({"runs": engine.runs()}),
         Route::Run(id) if method == Method::DELETE => {
             engine.cancel_run(&id).await?;

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use url::Url;
 
 use super::ClientError;
@@ -17,6 +19,23 @@ use crate::settings::{self, Settings, SettingsFlags};
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
+}
+
+impl Cli {
+    /// Reads the command line; one that is wrong ends the process, as `--help` does.
+    pub fn read() -> Self {
+        let mut command = Self::command();
+        let given = command.get_matches_mut();
+        let cli = Self::from_arg_matches(&given).unwrap_or_else(|error| error.exit());
+        if let (Command::Verify(args), Some((_, given))) = (&cli.command, given.subcommand())
+            && let Some(reason) = args.contradiction(given)
+        {
+            let verify = command.find_subcommand("verify").cloned();
+            let mut command = verify.unwrap_or(command);
+            command.error(ErrorKind::ArgumentConflict, reason).exit();
+        }
+        cli
+    }
 }
 
 const OVERVIEW: &str = "\
@@ -320,11 +339,15 @@ pub struct RecomputeArgs {
 Examples:
   lambdalake runs
   lambdalake runs --view by_status --limit 5
+  lambdalake runs 1764000000000000-by_status   all that is known of one
   lambdalake runs --follow                     goes on with a line for each change
   lambdalake runs --cancel 1764000000000000-by_status
 
 started by is the trigger that was due, or request, new_view or new_columns.")]
 pub struct RunsArgs {
+    /// Show all of this run; why it failed is not shortened.
+    #[arg(value_name = "RUN", conflicts_with_all = ["view", "follow", "cancel"])]
+    pub run: Option<String>,
     /// Only runs of this view.
     #[arg(long, value_name = "VIEW", env = "LAMBDALAKE_RUNS_VIEW")]
     pub view: Option<String>,
@@ -351,17 +374,20 @@ pub struct RunsArgs {
     pub server: ServerArgs,
 }
 
-/// Show health, streams and views of a server.
+/// Show what is wrong, what is fresh and what runs on a server.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   lambdalake status
   lambdalake status --url http://lake.internal:7700
+  lambdalake status --json | jq '.problems[]'
   lambdalake status --json | jq '.views[] | {name, lag_events}'
 
-Columns: lag is events that the last flush or recompute has not covered (answers have them),
-freshness the age of the newest event that a query sees.
-Exit code 1 means that the server answers but is not healthy.")]
+First what is wrong: streams that stopped, workers that fail, views whose newest recompute failed,
+and why. Then streams, views with their last run, and runs that go on or wait. lag events are those
+that the last flush or recompute has not covered (answers have them), freshness is the age of the
+newest event that a query sees, made the age of the version.
+Exit code 1 means that the server answers and takes no traffic; problems alone are 0.")]
 pub struct StatusArgs {
     /// Print everything the server tells as one JSON object.
     #[arg(long, env = "LAMBDALAKE_STATUS_JSON")]
@@ -370,7 +396,7 @@ pub struct StatusArgs {
     pub server: ServerArgs,
 }
 
-/// Check a data folder for damage; no server may run on it.
+/// Check a data folder that no server uses, or views of a server, for damage.
 #[derive(Debug, Args)]
 #[command(
     long_about = "Check a data folder for damage, and change nothing in it.\n\n\
@@ -379,12 +405,17 @@ pub struct StatusArgs {
     names (length and checksum), the events of every master file (each offset once), the log, the \
     states of views, and the Delta tables. With --deep, every view is also computed from scratch \
     and compared with its stored states. What a crash left behind is no damage; the next start \
-    removes it.",
+    removes it.\n\n\
+    With --view or --all-views it has a running server compare the stored states of views with \
+    a recompute instead (VERIFY MATERIALIZED VIEW), which publishes nothing. It waits for a run of \
+    the view before. Ctrl-C ends this command and not the run.",
     after_help = "\
 Examples:
   lambdalake verify --data-dir /var/lib/lambdalake
   lambdalake verify --deep
   lambdalake verify --output json | jq '.checks[].findings[]'
+  lambdalake verify --view by_status --view by_path
+  lambdalake verify --all-views --output json | jq '.runs[].differences[]'
 
 Exit codes: 0 all is well, 4 damage was found, 1 something could not be checked, 2 bad arguments."
 )]
@@ -403,6 +434,35 @@ pub struct VerifyArgs {
     /// Form of the report.
     #[arg(long, env = "LAMBDALAKE_VERIFY_OUTPUT", default_value = "text")]
     pub output: VerifyOutput,
+    /// Have the server check this view; repeatable.
+    #[arg(long = "view", value_name = "VIEW", env = "LAMBDALAKE_VERIFY_VIEW")]
+    pub views: Vec<String>,
+    /// Have the server check every view.
+    #[arg(long, conflicts_with = "views", env = "LAMBDALAKE_VERIFY_ALL_VIEWS")]
+    pub all_views: bool,
+    #[command(flatten)]
+    pub server: ServerArgs,
+}
+
+impl VerifyArgs {
+    /// Whether a server is asked, and no folder is looked at.
+    pub fn asks_a_server(&self) -> bool {
+        self.all_views || !self.views.is_empty()
+    }
+
+    /// Says what is wrong with flags of the other of the two. Variables may be set for other
+    /// commands: they are no contradiction.
+    fn contradiction(&self, given: &ArgMatches) -> Option<&'static str> {
+        let is_written = |id| given.value_source(id) == Some(ValueSource::CommandLine);
+        match self.asks_a_server() {
+            true if is_written("data_dir") || is_written("deep") => Some(
+                "--data-dir and --deep check a folder, --view and --all-views ask a server: \
+                 one of them at a time",
+            ),
+            false if is_written("url") => Some("--url needs --view or --all-views"),
+            _ => None,
+        }
+    }
 }
 
 /// Forms of the report of `verify`.

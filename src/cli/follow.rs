@@ -37,10 +37,34 @@ pub struct Run {
     pub eta_ms: Option<u64>,
     pub duration_ms: u64,
     pub audit: Value,
+    pub groups_compared: u64,
+    pub differences: Vec<Value>,
     pub error: Value,
 }
 
 impl Run {
+    /// As the server describes it; what cannot be read of it is not known.
+    pub fn of(run: &Value) -> Self {
+        Self::deserialize(run).unwrap_or_default()
+    }
+
+    /// What it does now and how long it may take: `reading 25%, 3.4 s left`. Empty once it has ended.
+    pub fn briefly(&self) -> String {
+        let mut doing = self.phase.clone().unwrap_or_default();
+        if doing == "reading"
+            && let Some(percent) = (self.rows_read * 100).checked_div(self.rows_total)
+        {
+            doing = format!("{doing} {percent}%");
+        }
+        let left = self.left().map(|left| format!(", {left}"));
+        doing + &left.unwrap_or_default()
+    }
+
+    fn left(&self) -> Option<String> {
+        let left = Duration::from_millis(self.eta_ms?);
+        Some(format!("{} left", table::age(left)))
+    }
+
     /// What it does now, how far it is and how long it may take.
     fn doing(&self) -> String {
         let mut doing = vec![self.phase.clone().unwrap_or_default()];
@@ -49,12 +73,7 @@ impl Run {
             let (read, total) = (HumanBytes(self.bytes_read), HumanBytes(self.bytes_total));
             doing.push(format!("{read}/{total}"));
         }
-        if let Some(eta_ms) = self.eta_ms {
-            doing.push(format!(
-                "{} left",
-                table::age(Duration::from_millis(eta_ms))
-            ));
-        }
+        doing.extend(self.left());
         doing.join(", ")
     }
 }
@@ -200,6 +219,11 @@ mod tests {
             run.doing(),
             "reading, 3/12 files, 1.00 MiB/4.00 MiB, 12.3 s left"
         );
+        (run.rows_read, run.rows_total) = (1, 4);
+        assert_eq!(run.briefly(), "reading 25%, 12.3 s left");
+        run.phase = Some("sorting".to_owned());
+        assert_eq!(run.briefly(), "sorting, 12.3 s left");
+        assert_eq!(Run::default().briefly(), "");
     }
 
     #[test]

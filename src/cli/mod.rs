@@ -20,7 +20,9 @@ pub mod input;
 mod interrupt;
 mod keys;
 mod meta;
+mod moment;
 mod output;
+mod problems;
 mod query;
 pub mod recompute;
 mod render;
@@ -33,5 +35,6 @@ pub mod sql;
 mod statements;
 pub mod status;
 mod table;
+pub mod verify_views;
 
 pub use exit::{ClientError, Exit, Refusal};

@@ -20,7 +20,7 @@ pub fn run(args: RecomputeArgs) -> anyhow::Result<Exit> {
     let Some(view) = &args.view else {
         return all(&client, follower.as_ref());
     };
-    let run_id = start(&client, view)?;
+    let run_id = start(&client, view, "recompute")?;
     let Some(follower) = follower else {
         println!("{run_id}");
         return Ok(Exit::Ok);
@@ -35,7 +35,7 @@ fn all(client: &Client, follower: Option<&Follower<'_>>) -> anyhow::Result<Exit>
     let views = answer["views"].as_array().cloned().unwrap_or_default();
     let mut exit = Exit::Ok;
     for view in views.iter().filter_map(|view| view["name"].as_str()) {
-        let outcome = start(client, view)
+        let outcome = start(client, view, "recompute")
             .map_err(anyhow::Error::from)
             .and_then(|run_id| {
                 let Some(follower) = follower else {
@@ -59,9 +59,9 @@ fn all(client: &Client, follower: Option<&Follower<'_>>) -> anyhow::Result<Exit>
     Ok(exit)
 }
 
-/// Starts a run and returns its id.
-fn start(client: &Client, view: &str) -> Result<String, ClientError> {
-    let url = client.url(&["api", "v1", "views", view, "recompute"], &[]);
+/// Starts a run of a view, `recompute` or `verify`, and returns its id.
+pub(super) fn start(client: &Client, view: &str, kind: &str) -> Result<String, ClientError> {
+    let url = client.url(&["api", "v1", "views", view, kind], &[]);
     // A second try would find the run of the first in its way.
     let nothing = Payload::Bytes(b"");
     let answer = client.post(&url, &[], &nothing, Repeat::Harmful, &|_| {})?;
@@ -78,11 +78,7 @@ fn start(client: &Client, view: &str) -> Result<String, ClientError> {
 
 fn print_result(view: &str, run_id: &str, run: &Run) -> Exit {
     if run.status != "succeeded" {
-        let reason = match readable(&run.error) {
-            reason if reason.is_empty() => "the server gives no reason".to_owned(),
-            reason => reason,
-        };
-        eprintln!("error: run {run_id} of {view} {}: {reason}", run.status);
+        eprintln!("error: {}", failure(view, run_id, run));
         return Exit::Other;
     }
     let audit = match readable(&run.audit) {
@@ -95,6 +91,15 @@ fn print_result(view: &str, run_id: &str, run: &Run) -> Exit {
         Duration::from_millis(run.duration_ms).as_secs_f64(),
     );
     Exit::Ok
+}
+
+/// Why a run did not succeed.
+pub(super) fn failure(view: &str, run_id: &str, run: &Run) -> String {
+    let reason = match readable(&run.error) {
+        reason if reason.is_empty() => "the server gives no reason".to_owned(),
+        reason => reason,
+    };
+    format!("run {run_id} of {view} {}: {reason}", run.status)
 }
 
 /// The words in a value that may be a plain string or an object with a message.

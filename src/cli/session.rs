@@ -21,6 +21,7 @@ use super::query::{self, QueryOptions};
 use super::render::{DrawnTable, Expanded, timing};
 use super::shell::interrupt::Interrupt;
 use super::statements::{MAX_STATEMENT_BYTES, Statement, Statements};
+use super::table::terminal_width;
 use super::{ClientError, describe};
 
 /// Scripts that include scripts; more is a circle.
@@ -359,11 +360,6 @@ fn client(url: &Url, options: &QueryOptions) -> Client {
 /// A setting's new value, where it does not get among the answers.
 fn say(what: &str, value: &str) {
     eprintln!("{what} is {value}");
-}
-
-/// The columns of the terminal on stdout.
-fn terminal_width() -> Option<u16> {
-    comfy_table::Table::new().width()
 }
 
 fn at_line(error: anyhow::Error, line: u64) -> anyhow::Error {

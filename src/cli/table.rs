@@ -89,8 +89,26 @@ pub fn age(span: Duration) -> String {
     humantime::format_duration(Duration::from_secs(rounded)).to_string()
 }
 
+/// The columns of the terminal on stdout; `None` if it is none.
+pub fn terminal_width() -> Option<u16> {
+    comfy_table::Table::new().width()
+}
+
+/// A text in one line, of at most `width` characters if there is one.
+pub fn one_line(text: &str, width: Option<u16>) -> String {
+    let lines = text.lines().map(str::trim_end);
+    let line = lines.collect::<Vec<_>>().join(" ");
+    match width.map(usize::from) {
+        Some(width) if line.chars().count() > width => {
+            let kept = line.chars().take(width.saturating_sub(1));
+            kept.chain(['…']).collect()
+        }
+        _ => line,
+    }
+}
+
 /// A time in RFC 3339 without its fraction of a second.
-fn whole_seconds(time: &str) -> String {
+pub fn whole_seconds(time: &str) -> String {
     match time.split_once('.') {
         Some((seconds, _)) => format!("{seconds}Z"),
         None => time.to_owned(),
@@ -126,6 +144,14 @@ mod tests {
             ]
         );
         assert_eq!(lines(&[], &["name"]), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_line_fits_the_terminal() {
+        assert_eq!(one_line("a\n  b  \nc", None), "a   b c");
+        assert_eq!(one_line("größer", Some(6)), "größer");
+        assert_eq!(one_line("größer", Some(5)), "größ…");
+        assert_eq!(one_line("ab", Some(0)), "…");
     }
 
     #[test]

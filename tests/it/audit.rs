@@ -8,9 +8,9 @@ use serde_json::{Value, json};
 use crate::server::Server;
 use crate::verify::{newest_publication, with_more, write_publication};
 
-const VIEW: &str = "SELECT k, count(*) AS n, avg(x) AS mean FROM s GROUP BY k";
+pub const VIEW: &str = "SELECT k, count(*) AS n, avg(x) AS mean FROM s GROUP BY k";
 
-fn body() -> String {
+pub fn body() -> String {
     let line = |x: u32| {
         format!(
             "{}\n",
@@ -21,7 +21,7 @@ fn body() -> String {
 }
 
 /// Adds one to a column of the version's states, and makes the checksums right.
-fn plant(folder: &Path, column: &str) {
+pub fn plant(folder: &Path, column: &str) {
     let path = newest_publication(folder);
     let entry: Value = serde_json::from_slice(&std::fs::read(&path).expect("read")).expect("json");
     let mut body = entry["body"].clone();
@@ -33,7 +33,7 @@ fn plant(folder: &Path, column: &str) {
 }
 
 /// The column of the states that holds the sum of floats.
-fn sums(folder: &Path) -> String {
+pub fn sums(folder: &Path) -> String {
     let path = newest_publication(folder);
     let entry: Value = serde_json::from_slice(&std::fs::read(&path).expect("read")).expect("json");
     let file = &entry["body"]["views"]["v"]["version"]["files"][0]["path"];

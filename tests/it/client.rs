@@ -498,13 +498,14 @@ fn status_shows_what_there_is() {
             r#"{"streams": [{"name": "access_log", "rows": 1000}]}"#,
         ),
         (200, "", r#"{"views": []}"#),
+        (200, "", r#"{"runs": []}"#),
     ]);
     let output = lambdalake(&["status", "--url", &server.url], "");
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     assert_eq!(
         text(&output.stdout),
-        "health\n  status  ok\n\nstreams\n  name         rows\n  access_log  1,000\n\n\
-         views\n  none\n"
+        "health: ok\n\nstreams\n  name         rows\n  access_log  1,000\n\n\
+         views\n  none\n\nruns\n  none\n"
     );
 }
 

@@ -38,6 +38,7 @@ mod selftest;
 mod server;
 mod settings;
 mod shared_passes;
+mod status;
 mod text_filters;
 mod tidy;
 mod torture_in;

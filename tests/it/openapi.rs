@@ -78,6 +78,7 @@ const STREAM: &str = "/api/v1/streams/{stream}";
 const EVENTS: &str = "/api/v1/streams/{stream}/events";
 const VIEW: &str = "/api/v1/views/{view}";
 const RECOMPUTE: &str = "/api/v1/views/{view}/recompute";
+const VERIFY: &str = "/api/v1/views/{view}/verify";
 const SQL: &str = "/api/v1/sql";
 const RUN: &str = "/api/v1/runs/{id}";
 const RUN_EVENTS: &str = "/api/v1/runs/{id}/events";
@@ -127,6 +128,8 @@ fn resources(asked: &mut Asked<'_>) {
     asked.get(RUN_EVENTS, &format!("{run}/events?x=1"), 400);
     asked.get(RUN_EVENTS, "/api/v1/runs/nothing/events", 404);
     asked.post(RECOMPUTE, "/api/v1/views/nothing/recompute", "", 404);
+    asked.post(VERIFY, "/api/v1/views/by_status/verify", "", 202);
+    asked.post(VERIFY, "/api/v1/views/nothing/verify", "", 404);
     let cancelled = asked.server.delete("/api/v1/queries/nothing");
     asked.fits("delete", QUERY, 404, &cancelled);
     let cancelled = asked.server.delete("/api/v1/runs/nothing");

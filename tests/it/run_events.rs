@@ -20,7 +20,7 @@ const MAX_STREAMS: usize = 64;
 
 /// A server on which the view `slow` is being recomputed, for minutes, and a run of `quick` waits
 /// for it. Gives the ids of both runs.
-fn start(folder: &Path) -> (Server, String, String) {
+pub fn start(folder: &Path) -> (Server, String, String) {
     let server = Server::start(folder, &["--flush-age", "1h"]);
     for rows in FILE_ROWS {
         let line = |k: u64| format!("{{\"k\": {}}}\n", 100_000 + k);
@@ -39,7 +39,7 @@ fn start(folder: &Path) -> (Server, String, String) {
     (server, slow, quick)
 }
 
-fn newest_run(server: &Server, view: &str) -> String {
+pub fn newest_run(server: &Server, view: &str) -> String {
     let runs = server.get("/api/v1/runs").json();
     let mut runs = runs["runs"].as_array().expect("runs").iter();
     let run = runs.find(|run| run["view"] == view).expect("a run");
@@ -50,11 +50,11 @@ fn run(server: &Server, id: &str) -> Value {
     server.get(&format!("/api/v1/runs/{id}")).json()
 }
 
-fn cancel(server: &Server, id: &str) {
+pub fn cancel(server: &Server, id: &str) {
     assert_eq!(server.delete(&format!("/api/v1/runs/{id}")).status, 202);
 }
 
-fn eventually(what: &str, server: &Server, mut is_so: impl FnMut() -> bool) {
+pub fn eventually(what: &str, server: &Server, mut is_so: impl FnMut() -> bool) {
     for _ in 0..1_200 {
         if is_so() {
             return;

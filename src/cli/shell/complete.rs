@@ -7,9 +7,9 @@ use clap::ValueEnum;
 use crate::cli::ClientError;
 use crate::cli::args::{Layer, SqlFormat};
 use crate::cli::client::Client;
+use crate::cli::describe::catalog;
 use crate::cli::meta;
 use crate::cli::query::name;
-use crate::cli::status::catalog;
 
 /// Words of the SQL that the server understands.
 const KEYWORDS: &[&str] = &[

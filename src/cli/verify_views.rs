@@ -1,0 +1,120 @@
+//! `lambdalake verify --view`: has a running server compare stored states with a recompute.
+
+use indicatif::HumanCount;
+use serde_json::{Value, json};
+
+use super::args::{VerifyArgs, VerifyOutput};
+use super::client::Client;
+use super::describe::catalog;
+use super::follow::{Follower, Run};
+use super::recompute::{failure, start};
+use super::runs::DIFFERENCE_COLUMNS;
+use super::{ClientError, Exit, table};
+
+/// Ends with [`Exit::Damaged`] if stored states differ, else as the first view that could not be
+/// checked.
+pub fn run(args: VerifyArgs) -> anyhow::Result<Exit> {
+    let client = Client::new(&args.server.url);
+    let follower = Follower::begin(&client, &args.server.url)?;
+    let views = match args.all_views {
+        false => args.views,
+        true => {
+            let views = catalog(&client, "views")?;
+            let names = views.iter().filter_map(|view| view["name"].as_str());
+            names.map(str::to_owned).collect()
+        }
+    };
+    let (mut exit, mut runs) = (Exit::Ok, Vec::new());
+    for view in &views {
+        let became = match check(&client, &follower, view) {
+            Ok((run_id, run)) => {
+                let became = outcome(&run);
+                match args.output {
+                    VerifyOutput::Json => runs.push(as_json(view, &run_id, &run)),
+                    VerifyOutput::Text => print(view, &run_id, &run),
+                }
+                became
+            }
+            Err(error) => {
+                let error = anyhow::Error::from(error);
+                // Nobody will answer for the other views either.
+                if Exit::of(&error) == Exit::Unreachable {
+                    return Err(error);
+                }
+                eprintln!("error: {view}: {error}");
+                Exit::of(&error)
+            }
+        };
+        if exit == Exit::Ok || became == Exit::Damaged {
+            exit = became;
+        }
+    }
+    if args.output == VerifyOutput::Json {
+        println!("{}", json!({"clean": exit == Exit::Ok, "runs": runs}));
+    }
+    Ok(exit)
+}
+
+/// Starts a check and waits for its end. A run of the view that began earlier is let through.
+fn check(
+    client: &Client,
+    follower: &Follower<'_>,
+    view: &str,
+) -> Result<(String, Run), ClientError> {
+    let run_id = loop {
+        match start(client, view, "verify") {
+            Err(ClientError::Refused(refusal)) if refusal.code == "already_running" => {}
+            started => break started?,
+        }
+        let runs = catalog(client, "runs")?;
+        let is_open = |run: &&Value| run["status"] == "running" || run["status"] == "queued";
+        let open = runs.iter().filter(is_open).find(|run| run["view"] == view);
+        // It may just have ended.
+        if let Some(run_id) = open.and_then(|run| run["run_id"].as_str()) {
+            follower.follow(view, run_id)?;
+        }
+    };
+    let run = follower.follow(view, &run_id)?;
+    Ok((run_id, run))
+}
+
+fn outcome(run: &Run) -> Exit {
+    match (&*run.status, run.audit == "differences") {
+        ("succeeded", false) => Exit::Ok,
+        ("succeeded", true) => Exit::Damaged,
+        _ => Exit::Other,
+    }
+}
+
+fn print(view: &str, run_id: &str, run: &Run) {
+    let groups = HumanCount(run.groups_compared);
+    match (outcome(run), run.audit.as_str()) {
+        (Exit::Other, _) => eprintln!("error: {}", failure(view, run_id, run)),
+        (Exit::Damaged, _) => {
+            println!(
+                "{view}: the stored states differ from a recompute; {groups} groups compared (run {run_id})"
+            );
+            for line in table::lines(&run.differences, DIFFERENCE_COLUMNS) {
+                println!("  {line}");
+            }
+        }
+        (_, Some("nothing_to_compare")) => {
+            println!(
+                "{view}: nothing to compare, as no stored states cover all flushed events (run {run_id})"
+            );
+        }
+        _ => println!("{view}: equal, {groups} groups compared (run {run_id})"),
+    }
+}
+
+fn as_json(view: &str, run_id: &str, run: &Run) -> Value {
+    json!({
+        "view": view,
+        "run_id": run_id,
+        "status": run.status,
+        "audit": run.audit,
+        "groups_compared": run.groups_compared,
+        "differences": run.differences,
+        "error": run.error,
+    })
+}
