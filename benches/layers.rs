@@ -1,17 +1,21 @@
-//! What each layer costs by itself: parse, log, map, combine, finish.
+//! What each layer costs by itself: parse, log, map, combine, finish, and a look at the schedules.
 //!
 //! `cargo bench --bench layers`, or `cargo bench --bench layers -- map` for one of them. The
 //! comparison with other engines is `benches/compare`.
 
 use std::hint::black_box;
 use std::sync::Arc;
+use std::time::Duration;
 
+use chrono_tz::Tz;
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::Schema;
 use datafusion::physical_plan::collect;
 use datafusion::prelude::SessionContext;
 use lambdalake::generate::AccessLog;
+use lambdalake_batch::schedule::{Behind, Policy, Scheduled, due, due_with, next_at};
+use lambdalake_batch::triggers::Triggers;
 use lambdalake_data::input::{Format, Limits, MAX_DEPTH, parse};
 use lambdalake_data::log::{Frame, FrameHeader, Log};
 use lambdalake_data::schema::{StreamDefinition, columns_of, stored_schema};
@@ -25,6 +29,8 @@ use tokio::runtime::Runtime;
 const EVENTS: usize = 50_000;
 /// Events that are mapped in requests of these sizes, each for all views.
 const REQUESTED: usize = 10_000;
+/// Views with schedules.
+const SCHEDULED: usize = 5_000;
 const REQUESTS: [usize; 4] = [10, 100, 1_000, REQUESTED];
 
 const LIMITS: Limits = Limits {
@@ -221,5 +227,50 @@ fn views(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(layers, parse_ndjson, append_to_log, views);
+/// Ten times a second each view is looked at.
+fn schedules(criterion: &mut Criterion) {
+    let texts = [
+        "0 3 * * *",
+        "every 15 minutes",
+        "lag over 10 minutes",
+        "*/5 * * * * or after 1000 events",
+    ];
+    let triggers = texts.map(|text| text.parse::<Triggers>().expect("triggers"));
+    let policy = Policy {
+        jitter: Duration::from_secs(60),
+        catches_up: true,
+        started_micros: 0,
+    };
+    let view = |seed: usize| Scheduled {
+        triggers: &triggers[seed % triggers.len()],
+        zone: Tz::Europe__Zurich,
+        seed: seed as u64,
+        since_micros: 0,
+        last_failed: false,
+        behind: Behind::default(),
+    };
+    let views: Vec<_> = (0..SCHEDULED).map(view).collect();
+    let next: Vec<_> = views.iter().map(|view| next_at(view, &policy)).collect();
+    let mut group = criterion.benchmark_group("schedules");
+    group.throughput(Throughput::Elements(SCHEDULED as u64));
+    group.bench_function("asking every calendar", |b| {
+        b.iter(|| {
+            views
+                .iter()
+                .filter_map(|view| due(1, view, &policy))
+                .count()
+        });
+    });
+    group.bench_function("when the next times are known", |b| {
+        let known = || views.iter().zip(&next);
+        b.iter(|| {
+            known()
+                .filter_map(|(view, next)| due_with(1, view, &policy, *next))
+                .count()
+        });
+    });
+    group.finish();
+}
+
+criterion_group!(layers, parse_ndjson, append_to_log, views, schedules);
 criterion_main!(layers);

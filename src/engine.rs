@@ -20,6 +20,7 @@ mod health;
 mod ingest;
 mod keys;
 mod maintenance;
+mod merge;
 mod meters;
 mod pass;
 mod port;
@@ -83,7 +84,7 @@ struct StreamRuntime {
     mirror_is_behind: AtomicBool,
     /// Integer columns that hold what no float can: no use to try and widen them again.
     never_widened: Mutex<HashSet<String>>,
-    /// A thread writes outdated files again.
+    /// A thread writes outdated files again, or merges small ones.
     is_rewriting: AtomicBool,
     /// When that failed last; it is tried again after [`RETRY`].
     rewrite_failed: Mutex<Option<Duration>>,
@@ -103,11 +104,13 @@ pub struct Engine {
     queries: Arc<Queries>,
     batch_task: Arc<TaskContext>,
     batch_pool: Arc<BatchPool>,
+    has_upkeep: bool,
     history: History,
     running: Mutex<RunningViews>,
     /// When it was opened.
     started_micros: i64,
     triggers: Mutex<HashMap<String, Arc<Triggers>>>,
+    next_runs: Mutex<HashMap<String, schedule::KnownNext>>,
     running_keys: Arc<RunningKeys>,
     /// Views whose states began anew and wait for a recompute.
     to_fill: Mutex<BTreeSet<String>>,
@@ -201,8 +204,10 @@ impl Engine {
             history: History::open(Arc::clone(&disk), settings.recompute_runs_kept)?,
             batch_task: task_context(batch_env, batch_config),
             batch_pool,
+            has_upkeep,
             started_micros: clock.now_micros(),
             triggers: Mutex::default(),
+            next_runs: Mutex::default(),
             settings,
             disk,
             clock,
@@ -259,7 +264,7 @@ impl Engine {
         lock(&self.streams).clear();
     }
 
-    /// True while no thread works for a recompute or writes outdated files again.
+    /// True while no thread works for a recompute, writes outdated files again or merges files.
     pub fn is_idle(&self) -> bool {
         let is_rewriting =
             |stream: &Arc<StreamRuntime>| stream.is_rewriting.load(Ordering::Acquire);

@@ -154,6 +154,9 @@ settings! {
     /// A tail whose oldest event has waited this long is flushed.
     flush_age: Duration = duration("60s"), unit "DURATION", env "LAMBDALAKE_FLUSH_AGE";
 
+    /// Whether adjacent small files of the master dataset are merged in the background.
+    merge_files: bool = boolean("true"), unit "BOOL", env "LAMBDALAKE_MERGE_FILES";
+
     /// A log segment of this size is closed and a new one begun.
     log_segment_bytes: u64 = size("64MiB"), unit "BYTES", env "LAMBDALAKE_LOG_SEGMENT_BYTES";
 

@@ -1,6 +1,6 @@
 //! What every run did, kept as one small file per run.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use lambdalake_data::disk::Disk;
@@ -122,20 +122,59 @@ pub struct History {
     disk: Arc<Disk>,
     /// Ended runs that are kept; older ones are removed, oldest first.
     kept: usize,
-    runs: Mutex<BTreeMap<String, Run>>,
+    runs: Mutex<Runs>,
+}
+
+#[derive(Default)]
+struct Runs {
+    by_id: BTreeMap<String, Run>,
+    /// The ids of each view's runs: schedules ask for the last of each view ten times a second.
+    of_view: HashMap<String, BTreeSet<String>>,
+}
+
+impl Runs {
+    fn insert(&mut self, run: Run) {
+        let id = run.run_id.clone();
+        match self.of_view.get_mut(&run.view) {
+            Some(ids) => {
+                ids.insert(id.clone());
+            }
+            None => {
+                let ids = BTreeSet::from([id.clone()]);
+                self.of_view.insert(run.view.clone(), ids);
+            }
+        }
+        self.by_id.insert(id, run);
+    }
+
+    fn remove(&mut self, run_id: &str) {
+        let Some(run) = self.by_id.remove(run_id) else {
+            return;
+        };
+        if let Some(ids) = self.of_view.get_mut(&run.view) {
+            ids.remove(run_id);
+            if ids.is_empty() {
+                self.of_view.remove(&run.view);
+            }
+        }
+    }
+
+    fn newest(&self, view: &str, is_one: impl Fn(&Run) -> bool) -> Option<&Run> {
+        let ids = self.of_view.get(view)?.iter().rev();
+        let runs = ids.filter_map(|id| self.by_id.get(id));
+        runs.into_iter().find(|run| is_one(run))
+    }
 }
 
 impl History {
     /// Reads what earlier processes left. A file that does not parse is skipped with a
     /// warning: history is for people, nothing depends on it.
     pub fn open(disk: Arc<Disk>, kept: usize) -> Result<Self, DataError> {
-        let mut runs = BTreeMap::new();
+        let mut runs = Runs::default();
         for info in disk.list(FOLDER)? {
             let bytes = disk.read(&info.path)?.unwrap_or_default();
             match serde_json::from_slice::<Run>(&bytes) {
-                Ok(run) => {
-                    runs.insert(run.run_id.clone(), run);
-                }
+                Ok(run) => runs.insert(run),
                 Err(error) => tracing::warn!(path = info.path, %error, "run history is unreadable"),
             }
         }
@@ -146,13 +185,13 @@ impl History {
         })
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Run>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Runs> {
         self.runs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Records a running run, or its progress; in memory only.
     pub fn update(&self, run: Run) {
-        self.lock().insert(run.run_id.clone(), run);
+        self.lock().insert(run);
     }
 
     /// Takes back a run that could not begin.
@@ -171,10 +210,10 @@ impl History {
     pub fn make_room(&self) -> Result<(), DataError> {
         let surplus: Vec<String> = {
             let mut runs = self.lock();
-            let ended = runs.values().filter(|run| run.status.has_ended());
+            let ended = runs.by_id.values().filter(|run| run.status.has_ended());
             let surplus = (ended.clone().count() + 1).saturating_sub(self.kept);
             let old: Vec<String> = ended.take(surplus).map(|run| run.run_id.clone()).collect();
-            runs.retain(|id, _| !old.contains(id));
+            old.iter().for_each(|id| runs.remove(id));
             old
         };
         surplus
@@ -183,31 +222,29 @@ impl History {
     }
 
     pub fn all(&self) -> Vec<Run> {
-        self.lock().values().cloned().collect()
+        self.lock().by_id.values().cloned().collect()
     }
 
     pub fn get(&self, run_id: &str) -> Option<Run> {
-        self.lock().get(run_id).cloned()
+        self.lock().by_id.get(run_id).cloned()
     }
 
     pub fn last_of(&self, view: &str) -> Option<Run> {
-        self.newest(|run| run.view == view)
+        self.lock().newest(view, |_| true).cloned()
     }
 
-    /// The last run that was to publish a version.
-    pub fn last_recompute_of(&self, view: &str) -> Option<Run> {
-        self.newest(|run| run.view == view && run.kind == RunKind::Recompute)
+    /// What `tell` says of the last run that was to publish a version.
+    pub fn last_recompute_of<T>(&self, view: &str, tell: impl FnOnce(&Run) -> T) -> Option<T> {
+        let runs = self.lock();
+        runs.newest(view, |run| run.kind == RunKind::Recompute)
+            .map(tell)
     }
 
     /// How long the parts of the view's last run took that did all of it.
     pub fn last_timing_of(&self, view: &str) -> Timing {
-        let is_whole = |run: &Run| run.view == view && run.status == RunStatus::Succeeded;
-        self.newest(|run| is_whole(run) && run.timing.reading_ms > 0)
-            .map_or_else(Timing::default, |run| run.timing)
-    }
-
-    fn newest(&self, is_one: impl Fn(&Run) -> bool) -> Option<Run> {
+        let is_whole = |run: &Run| run.status == RunStatus::Succeeded && run.timing.reading_ms > 0;
         let runs = self.lock();
-        runs.values().rev().find(|run| is_one(run)).cloned()
+        let last = runs.newest(view, is_whole);
+        last.map_or_else(Timing::default, |run| run.timing)
     }
 }

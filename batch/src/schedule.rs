@@ -48,8 +48,20 @@ pub struct Policy {
 
 /// The trigger that starts a run now.
 pub fn due<'a>(now_micros: i64, view: &Scheduled<'a>, policy: &Policy) -> Option<&'a Trigger> {
+    due_with(now_micros, view, policy, next_at(view, policy))
+}
+
+/// The same for who knows what [`next_at`] says: a calendar is not asked again before that.
+pub fn due_with<'a>(
+    now_micros: i64,
+    view: &Scheduled<'a>,
+    policy: &Policy,
+    next_at: Option<i64>,
+) -> Option<&'a Trigger> {
+    let comes_later = next_at.is_none_or(|next| next > now_micros);
     let waits = view.last_failed && now_micros < after(view.since_micros, RETRY);
     view.triggers.iter().find(|trigger| match trigger {
+        Trigger::At(_) | Trigger::Every(_) if comes_later => false,
         Trigger::At(_) | Trigger::Every(_) => {
             next_of(trigger, view, policy).is_some_and(|next| next <= now_micros)
         }

@@ -12,8 +12,9 @@ use std::sync::Arc;
 
 use deltalake::kernel::engine::arrow_conversion::TryIntoKernel;
 use deltalake::kernel::transaction::{CommitBuilder, CommitProperties};
-use deltalake::kernel::{Action, Add, MetadataExt, StructType, Transaction};
+use deltalake::kernel::{Action, Add, MetadataExt, Remove, StructType, Transaction};
 use deltalake::operations::create::CreateBuilder;
+use deltalake::protocol::checkpoints::create_checkpoint;
 use deltalake::protocol::{DeltaOperation, SaveMode};
 use deltalake::{DeltaTable, DeltaTableBuilder, DeltaTableError};
 use url::Url;
@@ -30,7 +31,7 @@ pub use agree::{Agreement, DeltaFound, Entries, look_at};
 const APPLICATION: &str = "lambdalake";
 
 /// Commits between two checkpoints; the handle is opened anew after each.
-const COMMITS_PER_CHECKPOINT: u64 = 100;
+const COMMITS_PER_CHECKPOINT: u64 = 20;
 
 /// Characters that Delta (without column mapping) refuses in a column name.
 const REFUSED_IN_NAMES: [char; 10] = [' ', ',', ';', '{', '}', '(', ')', '\n', '\t', '='];
@@ -153,7 +154,17 @@ impl DeltaMirror {
             self.table = Some(table);
             return Ok(());
         }
-        let mut actions = removed(&table, state)?;
+        let (removed, removed_rows) = removed(&table, state)?;
+        let added = || state.files.iter().filter(|file| file.version > done as u64);
+        // Files that others took the place of hold the same events: readers that follow the
+        // table's changes have seen them.
+        let added_rows: u64 = added().map(|file| file.rows).sum();
+        let data_change = removed.is_empty() || removed_rows != Some(added_rows);
+        let removed = removed.into_iter().map(|file| Remove {
+            data_change,
+            ..file
+        });
+        let mut actions: Vec<Action> = removed.map(Action::Remove).collect();
         let schema = kernel_schema(&state.definition)?;
         if table.snapshot()?.schema().as_ref() != &schema {
             let metadata = table
@@ -164,35 +175,27 @@ impl DeltaMirror {
                 .map_err(DeltaTableError::from)?;
             actions.push(Action::Metadata(metadata));
         }
-        actions.extend(
-            state
-                .files
-                .iter()
-                .filter(|file| file.version > done as u64)
-                .map(|file| {
-                    Action::Add(Add {
-                        path: file.path.clone(),
-                        partition_values: HashMap::new(),
-                        size: file.bytes as i64,
-                        modification_time: state.created_at_micros / 1000,
-                        data_change: true,
-                        stats: Some(format!("{{\"numRecords\":{}}}", file.rows)),
-                        tags: None,
-                        deletion_vector: None,
-                        base_row_id: None,
-                        default_row_commit_version: None,
-                        clustering_provider: None,
-                    })
-                }),
-        );
-        let next = table.version().map_or(0, |version| version + 1);
-        let is_checkpoint = next > 0 && next.is_multiple_of(COMMITS_PER_CHECKPOINT);
+        actions.extend(added().map(|file| {
+            Action::Add(Add {
+                path: file.path.clone(),
+                partition_values: HashMap::new(),
+                size: file.bytes as i64,
+                modification_time: state.created_at_micros / 1000,
+                data_change,
+                stats: Some(format!("{{\"numRecords\":{}}}", file.rows)),
+                tags: None,
+                deletion_vector: None,
+                base_row_id: None,
+                default_row_commit_version: None,
+                clustering_provider: None,
+            })
+        }));
         let properties = CommitProperties::default()
             .with_application_transactions(vec![Transaction::new(
                 APPLICATION,
                 state.master_version as i64,
             )])
-            .with_create_checkpoint(is_checkpoint)
+            .with_create_checkpoint(false)
             .with_cleanup_expired_logs(Some(false));
         let operation = DeltaOperation::Write {
             mode: SaveMode::Append,
@@ -204,6 +207,11 @@ impl DeltaMirror {
             .build(Some(table.snapshot()?), log_store, operation)
             .await?;
         table.state = Some(commit.snapshot());
+        // By ourselves: deltalake makes them at numbers of its own, which a table may change.
+        let is_checkpoint = commit.version().is_multiple_of(COMMITS_PER_CHECKPOINT);
+        if is_checkpoint {
+            create_checkpoint(&table, None).await?;
+        }
         self.table = (!is_checkpoint).then_some(table);
         Ok(())
     }
@@ -236,16 +244,19 @@ async fn load(disk: &Arc<Disk>, folder: &str) -> Result<DeltaTable> {
     Ok(builder(disk, folder)?.load().await?)
 }
 
-/// What takes files out of the table that the stream has no more.
-fn removed(table: &DeltaTable, state: &StreamState) -> Result<Vec<Action>> {
+/// Files of the table that the stream has no more, and their rows, if the table says how many.
+fn removed(table: &DeltaTable, state: &StreamState) -> Result<(Vec<Remove>, Option<u64>)> {
     let kept: HashSet<&str> = state.files.iter().map(|file| file.path.as_str()).collect();
     let files = table.snapshot()?.snapshot().log_data();
-    let gone = files
-        .iter()
-        .filter(|file| !kept.contains(file.path().as_ref()));
-    Ok(gone
-        .map(|file| Action::Remove(file.remove_action(true)))
-        .collect())
+    let gone = || {
+        let is_gone = |path: &str| !kept.contains(path);
+        files
+            .iter()
+            .filter(move |file| is_gone(file.path().as_ref()))
+    };
+    let rows = gone().map(|file| file.num_records()).sum::<Option<usize>>();
+    let removed = gone().map(|file| file.remove_action(true)).collect();
+    Ok((removed, rows.map(|rows| rows as u64)))
 }
 
 fn kernel_schema(definition: &StreamDefinition) -> Result<StructType> {

@@ -282,6 +282,20 @@ impl Disk {
         Ok(found)
     }
 
+    /// The files in `folder` itself whose paths come after `after`, by path. Looks at no others:
+    /// a log of many files is asked for its end.
+    pub fn list_after(&self, folder: &str, after: &str) -> Result<Vec<FileInfo>> {
+        let folder = Path::new(folder);
+        let is_after = |path: &Path| path.to_string_lossy().as_ref() > after;
+        let entries = self.files.list_some(folder, &is_after);
+        let entries = self.absent_is_none(entries, "list", folder)?;
+        let files = entries.unwrap_or_default().into_iter();
+        let files = files.filter(|(_, entry)| !entry.is_folder);
+        let mut found: Vec<_> = files.map(|(path, it)| FileInfo::new(&path, it)).collect();
+        found.sort_by(|a, b| a.path.cmp(&b.path));
+        Ok(found)
+    }
+
     pub fn remove(&self, path: &str) -> Result<()> {
         self.known.forget(|known| known == path);
         let path = Path::new(path);

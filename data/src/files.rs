@@ -59,7 +59,15 @@ pub trait Files: Send + Sync + std::fmt::Debug {
     fn read_at(&self, path: &Path, range: Range<u64>) -> io::Result<Vec<u8>>;
     fn entry(&self, path: &Path) -> io::Result<Entry>;
     /// The entries of a folder, in any order. One that vanishes meanwhile may be missing.
-    fn list(&self, path: &Path) -> io::Result<Vec<(PathBuf, Entry)>>;
+    fn list(&self, path: &Path) -> io::Result<Vec<(PathBuf, Entry)>> {
+        self.list_some(path, &|_| true)
+    }
+    /// Those of them whose paths are wanted.
+    fn list_some(
+        &self,
+        path: &Path,
+        is_wanted: &dyn Fn(&Path) -> bool,
+    ) -> io::Result<Vec<(PathBuf, Entry)>>;
 }
 
 /// The machine's file system below one folder.
@@ -165,12 +173,20 @@ impl Files for RealFiles {
         std::fs::metadata(self.at(path)).map(|meta| entry_of(&meta))
     }
 
-    fn list(&self, path: &Path) -> io::Result<Vec<(PathBuf, Entry)>> {
+    fn list_some(
+        &self,
+        path: &Path,
+        is_wanted: &dyn Fn(&Path) -> bool,
+    ) -> io::Result<Vec<(PathBuf, Entry)>> {
         let mut found = Vec::new();
         for entry in std::fs::read_dir(self.at(path))? {
             let entry = entry?;
+            let name = path.join(entry.file_name());
+            if !is_wanted(&name) {
+                continue;
+            }
             match entry.metadata() {
-                Ok(meta) => found.push((path.join(entry.file_name()), entry_of(&meta))),
+                Ok(meta) => found.push((name, entry_of(&meta))),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
             }

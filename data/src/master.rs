@@ -38,16 +38,66 @@ pub fn write_part(
         .iter()
         .map(|chunk| adapt(&chunk.events, &schema))
         .collect::<Result<Vec<_>>>()?;
+    write_sorted(disk, definition, &batches, part.range(), version)
+}
+
+/// Writes the events of adjacent files, in order, as one: the same events, sorted as those of a
+/// flush are. Durable on return, but in no dataset until it is published. All of them are in
+/// memory meanwhile.
+pub fn merge_files(
+    disk: &Disk,
+    definition: &StreamDefinition,
+    files: &[MasterFile],
+    version: u64,
+) -> Result<Option<MasterFile>> {
+    let (Some(first), Some(last)) = (files.first(), files.last()) else {
+        return Ok(None);
+    };
+    let range = CutRange::new(first.range.from.clone(), last.range.to.clone());
+    let schema = definition.stored_schema();
+    let folder = definition.master_folder();
+    let mut batches = Vec::new();
+    for file in files {
+        let path = format!("{folder}/{}", file.path);
+        let bytes = disk.read(&path)?.ok_or_else(|| is_gone(&path))?;
+        let reader = ParquetRecordBatchReaderBuilder::try_new(bytes)?;
+        for batch in reader.with_batch_size(WRITTEN_ROWS).build()? {
+            batches.push(adapt(&batch?, &schema)?);
+        }
+    }
+    let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
+    if rows as u64 != range.events() {
+        return Err(DataError::Damaged {
+            path: folder.into(),
+            reason: format!(
+                "files of {} events have {rows} rows; they are {} to {}",
+                range.events(),
+                first.path,
+                last.path
+            ),
+        });
+    }
+    write_sorted(disk, definition, &batches, range, version)
+}
+
+/// Writes the events of `range`; none if there are no batches.
+fn write_sorted(
+    disk: &Disk,
+    definition: &StreamDefinition,
+    batches: &[RecordBatch],
+    range: CutRange,
+    version: u64,
+) -> Result<Option<MasterFile>> {
     let Some(first) = batches.first() else {
         return Ok(None);
     };
-    let order = sorted_order(&batches, definition.event_time.as_deref());
+    let order = sorted_order(batches, definition.event_time.as_deref());
 
     let name = new_name(disk, version);
     let path = format!("{}/{name}", definition.master_folder());
     let mut written = ParquetFile::begin(disk, &path, first)?;
     let mut bounds = Vec::new();
-    for batch in &batches {
+    for batch in batches {
         widen(
             &mut bounds,
             bounds_of(batch, definition.event_time.as_deref()),
@@ -63,7 +113,6 @@ pub fn write_part(
     };
     written.write_rows(order.len(), &ordered)?;
     let written = written.publish()?;
-    let range: CutRange = part.range();
     Ok(Some(MasterFile {
         path: name,
         rows: range.events(),
@@ -87,10 +136,7 @@ pub fn rewrite_file(
 ) -> Result<MasterFile> {
     let folder = definition.master_folder();
     let path = format!("{folder}/{}", file.path);
-    let old = disk.read(&path)?.ok_or_else(|| DataError::Damaged {
-        path: path.into(),
-        reason: "the file is gone".to_owned(),
-    })?;
+    let old = disk.read(&path)?.ok_or_else(|| is_gone(&path))?;
     let schema = definition.stored_schema();
     let reader = ParquetRecordBatchReaderBuilder::try_new(old)?.with_batch_size(WRITTEN_ROWS);
     let adapted = |batch| adapt(&batch?, &schema);
@@ -114,6 +160,13 @@ pub fn rewrite_file(
         dictionaries: written.dictionaries,
         ..file.clone()
     })
+}
+
+fn is_gone(path: &str) -> DataError {
+    DataError::Damaged {
+        path: path.into(),
+        reason: "the file is gone".to_owned(),
+    }
 }
 
 fn new_name(disk: &Disk, version: u64) -> String {

@@ -95,7 +95,7 @@ impl Comments {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StreamState {
     pub definition: StreamDefinition,
-    /// Counts the flushes; 0 is the empty dataset.
+    /// Counts the changes of `files`; 0 is the empty dataset.
     pub master_version: u64,
     /// Everything before it is in `files`.
     pub cut: Cut,

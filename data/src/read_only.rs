@@ -75,7 +75,11 @@ impl Files for ReadOnlyFiles {
         self.0.entry(path)
     }
 
-    fn list(&self, path: &Path) -> io::Result<Vec<(PathBuf, Entry)>> {
-        self.0.list(path)
+    fn list_some(
+        &self,
+        path: &Path,
+        is_wanted: &dyn Fn(&Path) -> bool,
+    ) -> io::Result<Vec<(PathBuf, Entry)>> {
+        self.0.list_some(path, is_wanted)
     }
 }

@@ -707,14 +707,18 @@ impl Files for Arc<SimFiles> {
         }
     }
 
-    fn list(&self, path: &Path) -> io::Result<Vec<(PathBuf, Entry)>> {
+    fn list_some(
+        &self,
+        path: &Path,
+        is_wanted: &dyn Fn(&Path) -> bool,
+    ) -> io::Result<Vec<(PathBuf, Entry)>> {
         let state = self.state();
         state.up()?;
         state.has_folder(path)?;
         let inside = state
             .current
             .iter()
-            .filter(|(p, _)| p.parent() == Some(path));
+            .filter(|(p, _)| p.parent() == Some(path) && is_wanted(p));
         Ok(inside
             .map(|(p, node)| (p.clone(), state.entry_of(node)))
             .collect())

@@ -196,6 +196,21 @@ impl ObjectStore for DiskStore {
         }
     }
 
+    /// Delta asks for what came after a commit that it knows: other entries are not looked at.
+    fn list_with_offset(
+        &self,
+        prefix: Option<&Path>,
+        offset: &Path,
+    ) -> BoxStream<'static, Result<ObjectMeta>> {
+        let folder = self.at(prefix.unwrap_or(&Path::default()));
+        let listed = self.disk.list_after(&folder, &self.at(offset));
+        let listed = listed.map_err(generic);
+        match listed.and_then(|files| files.iter().map(|info| self.meta(info)).collect()) {
+            Ok::<Vec<_>, _>(files) => stream::iter(files.into_iter().map(Ok)).boxed(),
+            Err(error) => stream::iter([Err(error)]).boxed(),
+        }
+    }
+
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
         let root = Path::default();
         let prefix = prefix.unwrap_or(&root);

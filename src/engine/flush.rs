@@ -38,6 +38,15 @@ impl Engine {
     /// that health shows it, until a flush succeeds.
     pub(super) fn flush_stream(&self, stream: &StreamRuntime) -> anyhow::Result<()> {
         let mut mirror = lock(&stream.flush);
+        // Files that were merged before a crash have a commit of their own; see `merge`.
+        if stream.mirror_is_behind.load(Ordering::Relaxed)
+            && let Err(error) = self.roll_delta_forward(stream, &mut mirror)
+        {
+            tracing::debug!(
+                error = format!("{error:#}"),
+                "the Delta table is still behind"
+            );
+        }
         let flushed = self.flush_locked(stream);
         let mirrored = match &flushed {
             Ok(()) => self.roll_delta_forward(stream, &mut mirror),
@@ -67,7 +76,7 @@ impl Engine {
         flushed
     }
 
-    fn roll_delta_forward(
+    pub(super) fn roll_delta_forward(
         &self,
         stream: &StreamRuntime,
         mirror: &mut DeltaMirror,

@@ -9,7 +9,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use lambdalake_batch::history::RunStatus;
+use lambdalake_batch::history::{Run, RunStatus};
 use lambdalake_serving::engine::Health;
 use serde_json::{Value, json};
 
@@ -265,12 +265,13 @@ impl Engine {
     /// Views whose newest run failed: their answers are exact, but not getting quicker.
     fn failed_recomputes(&self) -> Vec<Value> {
         let snapshot = self.publisher.snapshot();
-        let last = snapshot
-            .views
-            .keys()
-            .filter_map(|view| self.history.last_recompute_of(view));
-        last.filter(|run| matches!(run.status, RunStatus::Failed | RunStatus::OverBudget))
-            .map(|run| json!({"view": run.view, "run_id": run.run_id, "error": run.error}))
+        let told = |run: &Run| {
+            let is_failed = matches!(run.status, RunStatus::Failed | RunStatus::OverBudget);
+            is_failed.then(|| json!({"view": run.view, "run_id": run.run_id, "error": run.error}))
+        };
+        let views = snapshot.views.keys();
+        views
+            .filter_map(|view| self.history.last_recompute_of(view, told)?)
             .collect()
     }
 }

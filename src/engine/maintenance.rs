@@ -65,6 +65,7 @@ impl Engine {
             self.rewrite_if_due(&stream);
             self.mark_if_quiet(&stream);
         }
+        self.publisher.remove_replaced(self.clock.monotonic());
         self.fill_emptied_views();
         self.map_ahead();
         self.start_due_recomputes();

@@ -7,6 +7,7 @@
 //! tail to the master dataset in one step.
 
 mod damage;
+mod replaced;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -27,6 +28,8 @@ use lambdalake_serving::snapshot::{
 use lambdalake_speed::writer::StreamTail;
 use lambdalake_speed::{Mapper, OpenStates};
 use lambdalake_views::View;
+
+use replaced::{Leaving, Named};
 
 /// Joins the speed layer's states to the serving layer's port for them.
 #[derive(Debug)]
@@ -103,6 +106,8 @@ struct Live {
     /// By name and incarnation: the next one is compiled before the entry that names it.
     compiled: HashMap<(String, u64), Arc<View>>,
     kept: HashMap<String, Arc<Kept>>,
+    /// Who holds a stream's master files, by their folder.
+    named: HashMap<String, Arc<Named>>,
     /// States files that are not there or not whole; what they held is mapped again.
     unusable: HashSet<String>,
     /// Streams that do not run and why, by master folder.
@@ -121,6 +126,7 @@ pub struct Publisher {
     durable: Mutex<Durable>,
     live: Mutex<Live>,
     snapshot: ArcSwap<Snapshot>,
+    leaving: Arc<Leaving>,
     /// The last entry could not be published because of this.
     trouble: Mutex<Option<String>>,
 }
@@ -164,6 +170,7 @@ impl Publisher {
             durable: Mutex::new(Durable { log, current }),
             live: Mutex::new(live),
             snapshot: ArcSwap::default(),
+            leaving: Arc::default(),
             trouble: Mutex::default(),
         };
         Ok(publisher)
@@ -194,6 +201,7 @@ impl Publisher {
         let mut live = lock(&self.live);
         let before = std::mem::replace(&mut live.publication, Arc::new(next));
         self.doom_replaced(&mut live, &before);
+        self.let_go_of_replaced(&mut live, &before);
         self.rebuild(&mut live);
         Ok(result)
     }
@@ -254,6 +262,7 @@ impl Publisher {
                 })
                 .collect();
             let folder = self.pin(live, &master, true);
+            let files = self.named(live, &master);
             let Some(tail) = live.tails.get(&master) else {
                 continue;
             };
@@ -265,7 +274,7 @@ impl Publisher {
                 end: tail.end.clone(),
                 last_ingested_at_micros: tail.last_ingested_at_micros,
                 stopped: None,
-                pins: vec![folder],
+                pins: vec![folder, files],
             };
             snapshot.streams.insert(name.clone(), Arc::new(stream));
         }

@@ -5,8 +5,8 @@
 //! their own, and one publication entry puts all of them in the place of the old ones. Until
 //! then the Delta table stays at its version before: behind, but right.
 //!
-//! The old files stay on disk until the next start, because snapshots and other readers may
-//! still be reading them; at start what the newest entry does not name goes.
+//! The old files stay while snapshots and other readers may still be reading them, see
+//! `publisher/replaced.rs`.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,7 +16,8 @@ use lambdalake_data::DataError;
 use lambdalake_data::master::rewrite_file;
 use lambdalake_data::publication::{MasterFile, StreamState};
 
-use super::{Engine, StreamRuntime, lock};
+use super::damage::Damage;
+use super::{Engine, StreamRuntime, lock, step_back};
 
 /// Files whose columns have other types than the stream has today.
 pub(crate) fn outdated(state: &StreamState) -> impl Iterator<Item = &MasterFile> {
@@ -28,13 +29,17 @@ pub(crate) fn outdated(state: &StreamState) -> impl Iterator<Item = &MasterFile>
 }
 
 impl Engine {
-    /// Starts the rewriting of a stream's outdated files, if there are any and nobody does.
+    /// Starts the rewriting of a stream's outdated files, or the merging of its small ones, if there
+    /// are any and nobody does.
     pub(super) fn rewrite_if_due(self: &Arc<Self>, stream: &Arc<StreamRuntime>) {
         let publication = self.publisher.publication();
         let is_due = publication
             .streams
             .get(&stream.definition.name)
-            .is_some_and(|state| outdated(state).next().is_some());
+            .is_some_and(|state| outdated(state).next().is_some())
+            || !self
+                .mergeable(&publication, &stream.definition.name)
+                .is_empty();
         let now = self.clock.monotonic();
         let may_try = lock(&stream.rewrite_failed).is_none_or(|at| now >= at + super::RETRY);
         if !is_due || !may_try || stream.is_rewriting.swap(true, Ordering::AcqRel) {
@@ -44,21 +49,38 @@ impl Engine {
         let spawned = std::thread::Builder::new()
             .name("rewrite".to_owned())
             .spawn(move || {
-                let rewritten = engine.rewrite(&of);
+                step_back();
+                let rewritten = engine.rewrite(&of).and_then(|()| engine.merge(&of));
+                if let Some(damage) = rewritten
+                    .as_ref()
+                    .err()
+                    .and_then(|error| Damage::in_error(error.as_ref()))
+                {
+                    engine.note(&damage);
+                }
                 if let Err(error) = &rewritten {
                     tracing::warn!(
                         stream = of.definition.name,
                         error = format!("{error:#}"),
-                        "files could not be written in the new types, trying again"
+                        "files could not be written again, trying once more later"
                     );
                 }
                 *lock(&of.rewrite_failed) = rewritten.err().map(|_| engine.clock.monotonic());
                 of.is_rewriting.store(false, Ordering::Release);
             });
-        if let Err(error) = spawned {
-            tracing::warn!(%error, "no thread to rewrite files, trying again");
-            *lock(&stream.rewrite_failed) = Some(now);
-            stream.is_rewriting.store(false, Ordering::Release);
+        match spawned {
+            // Who calls upkeep by itself wants it done, and nothing else to happen beside it.
+            Ok(thread) if !self.has_upkeep => {
+                if thread.join().is_err() {
+                    tracing::error!("the rewriting of files panicked");
+                }
+            }
+            Ok(_) => {}
+            Err(error) => {
+                tracing::warn!(%error, "no thread to rewrite files, trying again");
+                *lock(&stream.rewrite_failed) = Some(now);
+                stream.is_rewriting.store(false, Ordering::Release);
+            }
         }
     }
 
@@ -68,6 +90,9 @@ impl Engine {
         let Some(state) = publication.streams.get(name) else {
             return Ok(());
         };
+        if outdated(state).next().is_none() {
+            return Ok(());
+        }
         let mut written = HashMap::new();
         for file in outdated(state) {
             let version = state.master_version + 1;

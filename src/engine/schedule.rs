@@ -6,7 +6,7 @@ use chrono_tz::Tz;
 use datafusion::arrow::array::AsArray;
 use datafusion::arrow::datatypes::TimestampMicrosecondType;
 use lambdalake_batch::history::{RunKind, RunStatus};
-use lambdalake_batch::schedule::{Behind, Policy, Scheduled, due, next_at};
+use lambdalake_batch::schedule::{Behind, Policy, Scheduled, due_with, next_at};
 use lambdalake_batch::triggers::{Trigger, Triggers};
 use lambdalake_data::publication::{OnMismatch, ViewSchedule};
 use lambdalake_data::schema::INGESTED_AT;
@@ -16,8 +16,15 @@ use lambdalake_serving::snapshot::ViewSnapshot;
 use super::streams::ChangeError;
 use super::{Engine, lock};
 
-/// Texts of triggers that are kept as read.
+/// Texts of triggers that are kept as read, beside one for each view.
 const KNOWN_TRIGGERS: usize = 1_000;
+
+/// What a calendar said of a view; right while the view and what it counts from are the same.
+pub(super) struct KnownNext {
+    incarnation: u64,
+    since_micros: i64,
+    next_at: Option<i64>,
+}
 
 fn invalid(message: String) -> EngineError {
     EngineError::bad_request("invalid_option", message)
@@ -118,7 +125,8 @@ impl Engine {
         let (now, policy) = (self.clock.now_micros(), self.schedule_policy());
         for view in snapshot.views.values() {
             let started_by = self.scheduled(view, |scheduled| {
-                due(now, scheduled, &policy).map(ToString::to_string)
+                let next = self.known_next(view, scheduled, &policy);
+                due_with(now, scheduled, &policy, next).map(ToString::to_string)
             });
             let Some(started_by) = started_by.flatten() else {
                 continue;
@@ -131,6 +139,7 @@ impl Engine {
                 Err(error) => tracing::error!(view = name, %error, "recompute did not start"),
             }
         }
+        lock(&self.next_runs).retain(|name, _| snapshot.views.contains_key(name));
         // All together: which are due does not depend on what the first of them does meanwhile.
         self.start_queued();
     }
@@ -139,6 +148,30 @@ impl Engine {
     pub(super) fn next_run_at(&self, view: &ViewSnapshot) -> Option<i64> {
         let policy = self.schedule_policy();
         self.scheduled(view, |scheduled| next_at(scheduled, &policy))?
+    }
+
+    /// As [`next_at`]. Calendars are slow to ask, and views are looked at ten times a second.
+    fn known_next(
+        &self,
+        view: &ViewSnapshot,
+        scheduled: &Scheduled<'_>,
+        policy: &Policy,
+    ) -> Option<i64> {
+        let (incarnation, since_micros) = (view.state.incarnation, scheduled.since_micros);
+        let mut known = lock(&self.next_runs);
+        let is_same =
+            |it: &&KnownNext| it.incarnation == incarnation && it.since_micros == since_micros;
+        if let Some(known) = known.get(&view.state.name).filter(is_same) {
+            return known.next_at;
+        }
+        let next_at = next_at(scheduled, policy);
+        let next = KnownNext {
+            incarnation,
+            since_micros,
+            next_at,
+        };
+        known.insert(view.state.name.clone(), next);
+        next_at
     }
 
     fn schedule_policy(&self) -> Policy {
@@ -158,20 +191,22 @@ impl Engine {
         let triggers = self.triggers(&state.recompute()?)?;
         let zone = state.schedule.time_zone.as_deref();
         let zone = zone.and_then(|zone| zone.parse().ok());
-        let last = self.history.last_recompute_of(&state.name);
-        let last = last.filter(|run| run.asked_at_micros >= state.created_at_micros);
+        let last = self.history.last_recompute_of(&state.name, |run| {
+            let is_failed = run.status.has_ended() && run.status != RunStatus::Succeeded;
+            (run.asked_at_micros, is_failed)
+        });
+        let last = last.filter(|(asked, _)| *asked >= state.created_at_micros);
         let version = view.version.as_ref().map(|it| it.created_at_micros);
         // History is pruned; the version is not.
-        let asked = last.as_ref().map(|run| run.asked_at_micros).or(version);
+        let asked = last.map(|(asked, _)| asked).or(version);
         let since = asked.unwrap_or(state.created_at_micros);
         let scheduled = Scheduled {
             triggers: &triggers,
             zone: zone.unwrap_or(self.settings.recompute_time_zone),
             seed: state.incarnation,
             since_micros: since.max(state.schedule.changed_at_micros),
-            last_failed: last
-                .is_some_and(|run| run.status.has_ended() && run.status != RunStatus::Succeeded),
-            // Walks over all files: only for who asks.
+            last_failed: last.is_some_and(|(_, is_failed)| is_failed),
+            // Walks over panes: only for who asks.
             behind: match triggers.iter().any(Trigger::counts) {
                 true => behind(view),
                 false => Behind::default(),
@@ -189,7 +224,7 @@ impl Engine {
             return Some(Arc::clone(triggers));
         }
         let triggers: Arc<Triggers> = Arc::new(text.parse().ok()?);
-        if known.len() >= KNOWN_TRIGGERS {
+        if known.len() >= KNOWN_TRIGGERS + self.publisher.snapshot().views.len() {
             known.clear();
         }
         known.insert(text.to_owned(), Arc::clone(&triggers));
@@ -200,9 +235,10 @@ impl Engine {
 fn behind(view: &ViewSnapshot) -> Behind {
     let cut = view.batch_cut();
     let panes = view.panes.iter().flat_map(|pane| &pane.files);
-    let flushed = view.stream.state.files.iter();
-    let flushed = flushed.filter(|file| !cut.covers(&file.range.to));
-    let flushed = flushed.filter_map(|file| {
+    // Files are in the order in which their events came in.
+    let files = &view.stream.state.files;
+    let first = files.partition_point(|file| cut.covers(&file.range.to));
+    let flushed = files.get(first).and_then(|file| {
         let mut bounds = file.bounds.iter();
         bounds.find(|bounds| bounds.column == INGESTED_AT)?.least
     });
@@ -220,7 +256,7 @@ fn behind(view: &ViewSnapshot) -> Behind {
     });
     Behind {
         events: view.lag_events(),
-        oldest_micros: flushed.chain(tail).min(),
+        oldest_micros: flushed.into_iter().chain(tail).min(),
         pane_bytes: panes.map(|file| file.bytes).sum(),
     }
 }

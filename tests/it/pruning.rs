@@ -26,7 +26,7 @@ fn day(day: usize) -> String {
 
 /// Many flushed days and one in the tail.
 fn with_history(folder: &std::path::Path) -> Server {
-    let server = Server::start(folder, &["--flush-age", "1h"]);
+    let server = Server::start(folder, &["--flush-age", "1h", "--merge-files", "false"]);
     server.sql("CREATE TABLE s (ts TIMESTAMP, k TEXT, n BIGINT) WITH (event_time = 'ts')");
     server.sql(
         "CREATE MATERIALIZED VIEW by_hour AS

@@ -52,7 +52,7 @@ fn type_of(server: &Server, stream: &str, column: &str) -> String {
     found["type"].as_str().expect("a type").to_owned()
 }
 
-fn wait_until(what: &str, server: &Server, done: impl Fn() -> bool) {
+pub fn wait_until(what: &str, server: &Server, done: impl Fn() -> bool) {
     for _ in 0..1_000 {
         if done() {
             return;

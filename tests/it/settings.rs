@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::health::make_settled;
 use super::metrics::sample;
+use super::schema_change::wait_until;
 use super::server::{Answer, Server};
 use super::verify::{newest_publication, write_publication};
 
@@ -27,6 +28,7 @@ const CASES: &[(&str, fn())] = &[
     ("flush_bytes", flush_bytes),
     ("flush_rows", flush_rows),
     ("flush_age", flush_age),
+    ("merge_files", merge_files),
     ("log_segment_bytes", log_segment_bytes),
     ("max_body_bytes", max_body_bytes),
     ("ingest_block_bytes", ingest_block_bytes),
@@ -244,6 +246,23 @@ fn flush_rows() {
 
 fn flush_age() {
     flushes_by_itself(&["--flush-age", "100ms"], &rows(1));
+}
+
+fn merge_files() {
+    for (merge, left) in [("true", 1..=9), ("false", 20..=20)] {
+        let run = run(&["--merge-files", merge]);
+        make_settled(&run.server, "s", "n BIGINT");
+        for _ in 0..20 {
+            run.server.ingest("s", "ndjson", &rows(1));
+            run.server.sql("FLUSH s");
+        }
+        let files = || {
+            let stream = run.server.get("/api/v1/streams/s").json();
+            stream["files"].as_u64().expect("a number")
+        };
+        wait_until("merged files", &run.server, || left.contains(&files()));
+        assert_eq!(run.server.value("SELECT count(*) FROM s"), 20);
+    }
 }
 
 fn log_segment_bytes() {

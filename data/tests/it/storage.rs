@@ -6,7 +6,7 @@ use arrow::array::TimestampMicrosecondArray;
 use arrow::array::{ArrayRef, Int32Array, Int64Array, RecordBatch, StringArray};
 use lambdalake_data::delta::DeltaMirror;
 use lambdalake_data::log::{Frame, FrameHeader, Log};
-use lambdalake_data::master::write_part;
+use lambdalake_data::master::{merge_files, write_part};
 use lambdalake_data::publication::{Publication, PublicationLog, StreamState};
 use lambdalake_data::schema::{Column, ColumnType, StreamDefinition};
 use lambdalake_data::tail::{Chunk, TailPart};
@@ -364,6 +364,78 @@ fn delta_is_rolled_forward_once_whatever_was_missed() {
     let mut published: Vec<_> = state.files.iter().map(|file| file.path.clone()).collect();
     published.sort();
     assert_eq!(added, published);
+}
+
+#[test]
+fn delta_makes_checkpoints_and_merged_files_change_no_data() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk: Arc<Disk> = Disk::open(folder.path()).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let mut state = StreamState {
+        definition: definition(),
+        master_version: 0,
+        cut: cut(0),
+        files: Vec::new(),
+        created_at_micros: 0,
+        comments: Default::default(),
+        keys: Vec::new(),
+    };
+    let mut mirror = DeltaMirror::new(Arc::clone(&disk), &definition());
+    for version in 1..=30 {
+        let (from, to) = (state.cut.offset(0), state.cut.offset(0) + 10);
+        let chunk = Chunk {
+            range: CutRange::new(cut(from), cut(to)),
+            events: events(from, to),
+            bytes: 0,
+        };
+        let part = TailPart {
+            number: 0,
+            from: cut(from),
+            chunks: Arc::from(vec![Arc::new(chunk)]),
+        };
+        let file = write_part(disk.as_ref(), &definition(), &part, version).unwrap();
+        state.files.extend(file);
+        (state.master_version, state.cut) = (version, cut(to));
+        runtime.block_on(mirror.roll_forward(&state)).unwrap();
+    }
+    let log = folder.path().join("streams/s-1/_delta_log");
+    assert!(log.join("_last_checkpoint").exists());
+    assert!(log.join("00000000000000000020.checkpoint.parquet").exists());
+
+    let merged = merge_files(disk.as_ref(), &definition(), &state.files[3..20], 31);
+    let merged = merged.unwrap().expect("a file");
+    assert_eq!(merged.range, CutRange::new(cut(30), cut(200)));
+    assert_eq!(merged.rows, 170);
+    state.files.splice(3..20, [merged]);
+    state.master_version = 31;
+    let damage = runtime.block_on(mirror.roll_forward(&state)).unwrap();
+    assert_eq!(damage, None);
+    let commit = std::fs::read_to_string(log.join(format!("{:020}.json", 31))).unwrap();
+    let actions = commit
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap());
+    let changed = actions.filter_map(|action: serde_json::Value| {
+        let of = |kind: &str| {
+            action[kind]["dataChange"]
+                .as_bool()
+                .map(|it| (kind == "add", it))
+        };
+        of("add").or_else(|| of("remove"))
+    });
+    let changed: Vec<_> = changed.collect();
+    assert_eq!(
+        changed.iter().filter(|it| **it == (false, false)).count(),
+        17
+    );
+    assert_eq!(changed.iter().filter(|it| **it == (true, false)).count(), 1);
+    assert_eq!(changed.len(), 18);
+    // A fresh handle begins at the checkpoint and finds the same.
+    let mut fresh = DeltaMirror::new(Arc::clone(&disk), &definition());
+    let damage = runtime.block_on(fresh.roll_forward(&state)).unwrap();
+    assert_eq!(damage, None);
 }
 
 /// A log with one event in each group, and its bytes.

@@ -39,7 +39,11 @@ pub const TABLES: &[TableDoc] = &[
             column("bytes", Int, "Bytes of the master dataset's files."),
             column("tail_bytes", Int, "Bytes of memory of the tail."),
             column("files", Int, "Files of the master dataset."),
-            column("master_version", Int, "Flushes that brought a file."),
+            column(
+                "master_version",
+                Int,
+                "Changes of its files: flushes, and files that others took the place of.",
+            ),
             column("shards", Int, "Shards."),
             maybe("shard_key", Text, "Column that chooses the shard."),
             maybe("event_time", Text, "Column that files are sorted by."),
