@@ -3,7 +3,8 @@
 //! A recompute holds its groups in one operator, then sorts them in the next. DataFusion's fair
 //! pool gives every operator the same share, so that the one at work spills while the others hold
 //! nothing. Here each that can spill is sure of a floor, and what is beyond the floors goes to
-//! whoever asks first.
+//! whoever asks first. What cannot spill has a part for itself and may take all; an operator gets its floor even then, by which
+//! the limit may be exceeded: without any memory it could not even spill.
 
 use std::collections::HashMap;
 use std::fmt::{self, Display, Formatter};
@@ -17,6 +18,9 @@ use datafusion::execution::memory_pool::{
 
 /// The floor of an operator is the limit divided by this, and less where more of them share it.
 const FLOORS: usize = 32;
+
+/// What can spill leaves one part in so many to what cannot: the merging of what was spilled.
+const KEPT: usize = 8;
 
 /// What a sort sets aside for merging what it spilled, in a pool of so many bytes: DataFusion's
 /// 10 MB, or what the floors leave of a small one.
@@ -52,11 +56,23 @@ impl Held {
         }
     }
 
-    /// What the others are still sure of.
-    fn owed(&self, limit_bytes: usize, but: usize) -> usize {
-        let floor = limit_bytes / FLOORS.max(2 * self.spillable.len());
-        let others = self.spillable.iter().filter(|(id, _)| **id != but);
-        others.map(|(_, bytes)| floor.saturating_sub(*bytes)).sum()
+    fn floor(&self, limit_bytes: usize) -> usize {
+        limit_bytes / FLOORS.max(2 * self.spillable.len())
+    }
+
+    /// What an operator can have now, of what others are not sure of.
+    fn free(&self, limit_bytes: usize, consumer: &MemoryConsumer) -> usize {
+        let floor = self.floor(limit_bytes);
+        let unheld = |bytes: &usize| floor.saturating_sub(*bytes);
+        let others = self.spillable.iter();
+        let others = others.filter(|(id, _)| consumer.can_spill() && **id != consumer.id());
+        let owed: usize = others.map(|(_, bytes)| unheld(bytes)).sum();
+        let own = self.spillable.get(&consumer.id());
+        let unspillable = self.bytes.saturating_sub(self.spillable.values().sum());
+        let kept = own.map_or(0, |_| (limit_bytes / KEPT).saturating_sub(unspillable));
+        limit_bytes
+            .saturating_sub(self.bytes + owed + kept)
+            .max(own.map_or(0, unheld))
     }
 }
 
@@ -141,11 +157,7 @@ impl MemoryPool for BatchPool {
     fn try_grow(&self, reservation: &MemoryReservation, additional: usize) -> Result<()> {
         let mut held = self.lock();
         let consumer = reservation.consumer();
-        let owed = match consumer.can_spill() {
-            true => held.owed(self.limit_bytes, consumer.id()),
-            false => 0,
-        };
-        let free = self.limit_bytes.saturating_sub(held.bytes + owed);
+        let free = held.free(self.limit_bytes, consumer);
         if additional > free {
             let shown = |bytes: usize| ByteSize(bytes as u64);
             return Err(DataFusionError::ResourcesExhausted(format!(
@@ -175,7 +187,8 @@ mod tests {
 
     #[test]
     fn one_takes_what_the_others_do_not_hold_but_their_floors() -> Result<()> {
-        let batch = Arc::new(BatchPool::new(3_200));
+        // Of which 450 are kept for what cannot spill.
+        let batch = Arc::new(BatchPool::new(3_600));
         let pool: Arc<dyn MemoryPool> = Arc::clone(&batch) as _;
         let whole = batch.watch();
         let spiller = |name: &str| {
@@ -184,28 +197,34 @@ mod tests {
         };
         let (groups, sort) = (spiller("groups"), spiller("sort"));
         let merge = MemoryConsumer::new("merge").register(&pool);
-        // All but the floor of the sort, a 32nd.
-        groups.try_grow(3_100)?;
+        // All but that and the floor of the sort, a 32nd.
+        groups.try_grow(3_038)?;
         assert!(groups.try_grow(1).is_err());
-        sort.try_grow(100)?;
-        let error = sort.try_grow(1).expect_err("the pool is full").to_string();
+        sort.try_grow(112)?;
+        let error = sort.try_grow(1).expect_err("no more").to_string();
         assert!(
-            error.contains("sort holds 100 B and wants 1 B more"),
+            error.contains("sort holds 112 B and wants 1 B more"),
             "{error}"
         );
-        assert!(error.contains("batch memory of 3.1 KiB"), "{error}");
+        assert!(error.contains("batch memory of 3.5 KiB"), "{error}");
+        merge.try_grow(450)?;
+        assert!(merge.try_grow(1).is_err());
+        // Whoever comes when all is taken still has a floor.
+        let late = spiller("late");
+        late.try_grow(112)?;
+        assert!(late.try_grow(1).is_err());
         // What is given back goes to whoever asks, also to what cannot spill.
-        groups.shrink(2_000);
+        groups.shrink(2_112);
         let later = batch.watch();
-        assert_eq!((whole.most(), later.most()), (3_200, 1_200));
-        merge.try_grow(1_500)?;
-        sort.try_grow(500)?;
-        assert!(sort.try_grow(1).is_err());
+        assert_eq!((whole.most(), later.most()), (3_712, 1_600));
+        merge.try_grow(1_000)?;
+        sort.try_grow(1_000)?;
+        assert!(sort.try_grow(1).is_err() && merge.try_grow(1).is_err());
         drop(groups);
-        assert_eq!((whole.most(), later.most()), (3_200, 3_200));
-        sort.try_grow(1_100)?;
-        assert_eq!(pool.reserved(), 3_200);
-        drop((sort, merge));
+        assert_eq!((whole.most(), later.most()), (3_712, 3_600));
+        sort.try_grow(926)?;
+        assert_eq!(pool.reserved(), 3_600);
+        drop((sort, merge, late));
         assert_eq!(pool.reserved(), 0);
         Ok(())
     }
