@@ -25,7 +25,7 @@ mod tests {
     use super::DESCRIPTION;
 
     /// A new route is named here, too.
-    const ROUTES: [Route; 18] = [
+    const ROUTES: [Route; 19] = [
         Route::Unknown,
         Route::Streams,
         Route::Stream(String::new()),
@@ -36,6 +36,7 @@ mod tests {
         Route::Views,
         Route::View(String::new()),
         Route::Recompute(String::new()),
+        Route::Verify(String::new()),
         Route::Runs,
         Route::Run(String::new()),
         Route::RunEvents(String::new()),
