@@ -7,12 +7,6 @@ use lambdalake_views::ViewError;
 
 #[derive(Debug, thiserror::Error)]
 pub enum BatchError {
-    /// The new states differ from version + panes. Nothing was published. Look at the
-    /// differences; if the stored states are at fault, drop and create the view again.
-    #[error(
-        "the audit found differences between the recomputed and the incremental states, for example {0}"
-    )]
-    Audit(String),
     #[error("the recompute was cancelled")]
     Cancelled,
     /// States that grow with the data took more than they may. Drop the view, ask it for less (a

@@ -194,11 +194,6 @@ impl History {
         self.lock().insert(run);
     }
 
-    /// Takes back a run that could not begin.
-    pub fn forget(&self, run_id: &str) {
-        self.lock().remove(run_id);
-    }
-
     /// Stores a run that has ended, durably. Who looks sees it with [`Self::update`].
     pub fn store(&self, run: &Run) -> Result<(), DataError> {
         let text = serde_json::to_vec(run)?;

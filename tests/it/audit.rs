@@ -124,3 +124,51 @@ fn a_planted_mismatch_is_named_held_back_and_then_replaced() {
     let unknown = server.try_sql("VERIFY MATERIALIZED VIEW w");
     assert_eq!(unknown.json()["error"]["code"], "unknown_view");
 }
+
+#[test]
+fn a_pane_that_lost_its_states_is_caught_and_its_groups_are_named() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let server = Server::start(folder.path(), &["--flush-age", "1h"]);
+    server.ingest("s", "ndjson", &body());
+    server.sql(&format!("CREATE MATERIALIZED VIEW v AS {VIEW}"));
+    server.sql("REFRESH MATERIALIZED VIEW v");
+    server.ingest(
+        "s",
+        "ndjson",
+        "{\"k\": \"k3\", \"x\": 1}\n{\"k\": \"new\", \"x\": 2}\n",
+    );
+    server.sql("FLUSH s");
+    server.kill();
+    let path = newest_publication(folder.path());
+    let entry: Value = serde_json::from_slice(&std::fs::read(&path).expect("read")).expect("json");
+    let mut body = entry["body"].clone();
+    let panes = body["views"]["v"]["panes"].as_array_mut().expect("panes");
+    assert_eq!(panes.len(), 1);
+    // Its range is still said to be covered.
+    panes[0]["files"] = json!([]);
+    write_publication(&path, &body);
+
+    let server = Server::start(folder.path(), &["--flush-age", "1h"]);
+    let found = server.rows("VERIFY MATERIALIZED VIEW v").remove(0);
+    assert_eq!(found["audit"], "differences");
+    let run = server.get("/api/v1/runs").json()["runs"][0].clone();
+    let named = run["differences"].as_array().expect("differences");
+    let keys = named.iter().map(|it| it["key"].to_string());
+    let keys: std::collections::BTreeSet<String> = keys.collect();
+    assert_eq!(
+        keys.into_iter().collect::<Vec<_>>(),
+        ["\"k=k3\"", "\"k=new\""],
+        "{run}"
+    );
+    let count = named
+        .iter()
+        .find(|it| it["key"] == "k=k3" && it["column"] == "count(Int64(1))");
+    let count = count.unwrap_or_else(|| panic!("{run}"));
+    assert_eq!(
+        (&count["stored"], &count["recomputed"]),
+        (&json!("14"), &json!("15"))
+    );
+    server.sql("ALTER MATERIALIZED VIEW v SET (on_mismatch = 'publish')");
+    server.sql("REFRESH MATERIALIZED VIEW v");
+    assert_eq!(server.value("SELECT n FROM v WHERE k = 'k3'"), 15);
+}
