@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::args::RecomputeArgs;
 use super::client::{Client, Payload, Repeat};
+use super::describe::catalog;
 use super::follow::{Follower, Run};
 use super::{ClientError, Exit};
 
@@ -20,12 +21,11 @@ pub fn run(args: RecomputeArgs) -> anyhow::Result<Exit> {
     let Some(view) = &args.view else {
         return all(&client, follower.as_ref());
     };
-    let run_id = start(&client, view, "recompute")?;
     let Some(follower) = follower else {
-        println!("{run_id}");
+        println!("{}", start(&client, view, "recompute")?);
         return Ok(Exit::Ok);
     };
-    let run = follower.follow(view, &run_id)?;
+    let (run_id, run) = start_and_follow(&client, &follower, view, "recompute")?;
     Ok(print_result(view, &run_id, &run))
 }
 
@@ -35,17 +35,15 @@ fn all(client: &Client, follower: Option<&Follower<'_>>) -> anyhow::Result<Exit>
     let views = answer["views"].as_array().cloned().unwrap_or_default();
     let mut exit = Exit::Ok;
     for view in views.iter().filter_map(|view| view["name"].as_str()) {
-        let outcome = start(client, view, "recompute")
-            .map_err(anyhow::Error::from)
-            .and_then(|run_id| {
-                let Some(follower) = follower else {
-                    println!("{view} {run_id}");
-                    return Ok(Exit::Ok);
-                };
-                let run = follower.follow(view, &run_id)?;
-                Ok(print_result(view, &run_id, &run))
-            });
-        match outcome {
+        let outcome = match follower {
+            None => start(client, view, "recompute").map(|run_id| {
+                println!("{view} {run_id}");
+                Exit::Ok
+            }),
+            Some(follower) => start_and_follow(client, follower, view, "recompute")
+                .map(|(run_id, run)| print_result(view, &run_id, &run)),
+        };
+        match outcome.map_err(anyhow::Error::from) {
             Ok(Exit::Ok) => {}
             Ok(_) => exit = Exit::Other,
             // Nobody will answer for the other views either.
@@ -57,6 +55,30 @@ fn all(client: &Client, follower: Option<&Follower<'_>>) -> anyhow::Result<Exit>
         }
     }
     Ok(exit)
+}
+
+/// Starts a run and waits for its end. A run of the view that began earlier is let through.
+pub(super) fn start_and_follow(
+    client: &Client,
+    follower: &Follower<'_>,
+    view: &str,
+    kind: &str,
+) -> Result<(String, Run), ClientError> {
+    let run_id = loop {
+        match start(client, view, kind) {
+            Err(ClientError::Refused(refusal)) if refusal.code == "already_running" => {}
+            started => break started?,
+        }
+        let runs = catalog(client, "runs")?;
+        let is_open = |run: &&Value| run["status"] == "running" || run["status"] == "queued";
+        let open = runs.iter().filter(is_open).find(|run| run["view"] == view);
+        // It may just have ended.
+        if let Some(run_id) = open.and_then(|run| run["run_id"].as_str()) {
+            follower.follow(view, run_id)?;
+        }
+    };
+    let run = follower.follow(view, &run_id)?;
+    Ok((run_id, run))
 }
 
 /// Starts a run of a view, `recompute` or `verify`, and returns its id.

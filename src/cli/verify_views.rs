@@ -7,9 +7,9 @@ use super::args::{VerifyArgs, VerifyOutput};
 use super::client::Client;
 use super::describe::catalog;
 use super::follow::{Follower, Run};
-use super::recompute::{failure, start};
+use super::recompute::{failure, start_and_follow};
 use super::runs::DIFFERENCE_COLUMNS;
-use super::{ClientError, Exit, table};
+use super::{Exit, table};
 
 /// Ends with [`Exit::Damaged`] if stored states differ, else as the first view that could not be
 /// checked.
@@ -26,7 +26,7 @@ pub fn run(args: VerifyArgs) -> anyhow::Result<Exit> {
     };
     let (mut exit, mut runs) = (Exit::Ok, Vec::new());
     for view in &views {
-        let became = match check(&client, &follower, view) {
+        let became = match start_and_follow(&client, &follower, view, "verify") {
             Ok((run_id, run)) => {
                 let became = outcome(&run);
                 match args.output {
@@ -53,29 +53,6 @@ pub fn run(args: VerifyArgs) -> anyhow::Result<Exit> {
         println!("{}", json!({"clean": exit == Exit::Ok, "runs": runs}));
     }
     Ok(exit)
-}
-
-/// Starts a check and waits for its end. A run of the view that began earlier is let through.
-fn check(
-    client: &Client,
-    follower: &Follower<'_>,
-    view: &str,
-) -> Result<(String, Run), ClientError> {
-    let run_id = loop {
-        match start(client, view, "verify") {
-            Err(ClientError::Refused(refusal)) if refusal.code == "already_running" => {}
-            started => break started?,
-        }
-        let runs = catalog(client, "runs")?;
-        let is_open = |run: &&Value| run["status"] == "running" || run["status"] == "queued";
-        let open = runs.iter().filter(is_open).find(|run| run["view"] == view);
-        // It may just have ended.
-        if let Some(run_id) = open.and_then(|run| run["run_id"].as_str()) {
-            follower.follow(view, run_id)?;
-        }
-    };
-    let run = follower.follow(view, &run_id)?;
-    Ok((run_id, run))
 }
 
 fn outcome(run: &Run) -> Exit {
