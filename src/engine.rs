@@ -134,7 +134,7 @@ pub struct Surroundings {
     /// A real folder for DataFusion's spilling and for bodies that have to be whole before they
     /// can be read.
     pub spill: PathBuf,
-    /// Threads of a query; a recompute takes half of them.
+    /// Threads of a query; a recompute takes as many, at a low priority.
     pub cores: usize,
     /// Whether a thread does what is due; else [`Engine::upkeep`] is called.
     pub has_upkeep: bool,

@@ -5,7 +5,6 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use datafusion::datasource::listing::PartitionedFile;
@@ -95,10 +94,9 @@ impl CountedFile {
 
     /// No column may be needed, and then no bytes are.
     fn is_read(&self) -> bool {
-        // A scan ends early when the last of its runs was cancelled.
-        let is_cancelled = |it: &Arc<Progress>| it.cancelled.load(Ordering::Relaxed);
         let has_all = self.read == 0 || self.read > self.last_group;
-        has_all && !self.has_failed && !self.progress.iter().all(is_cancelled)
+        // A scan ends early when the last of its runs was cancelled.
+        has_all && !self.has_failed && !self.progress.iter().all(|it| it.is_cancelled())
     }
 }
 

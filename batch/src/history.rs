@@ -117,6 +117,39 @@ pub struct Run {
     pub memory_bytes: u64,
 }
 
+impl Run {
+    /// A run that waits for others, and has not read anything.
+    pub fn queued(
+        run_id: String,
+        view: &str,
+        kind: RunKind,
+        started_by: String,
+        now_micros: i64,
+    ) -> Self {
+        Self {
+            run_id,
+            view: view.to_owned(),
+            kind,
+            status: RunStatus::Queued,
+            started_by,
+            asked_at_micros: now_micros,
+            started_at_micros: now_micros,
+            duration_ms: 0,
+            counts: Counts::default(),
+            timing: Timing::default(),
+            states_rows: 0,
+            cut: Cut::default(),
+            audit: String::new(),
+            groups_compared: 0,
+            differences: Vec::new(),
+            version: None,
+            error: None,
+            shared_with: Vec::new(),
+            memory_bytes: 0,
+        }
+    }
+}
+
 /// The runs, newest last by id.
 pub struct History {
     disk: Arc<Disk>,

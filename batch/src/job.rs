@@ -12,7 +12,7 @@ use datafusion::error::DataFusionError;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_plan::common::spawn_buffered;
 use datafusion::physical_plan::{ExecutionPlan, collect, execute_stream};
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use lambdalake_data::bounds::{ColumnBounds, bounds_of, widen};
 use lambdalake_data::disk::Disk;
 use lambdalake_data::parquet_files::ParquetFile;
@@ -78,15 +78,15 @@ pub async fn run(
         )?,
     };
     let events = Arc::new(counted(events, Arc::clone(progress)));
-    let sorted = plan::sorted_states(job, events, task).await?;
+    let sorted = plan::sorted_states(job, events, task);
+    let sorted = progress.unless_cancelled(sorted).await?;
     let schema = sorted.schema();
     let states = execute_stream(sorted, Arc::clone(task))?;
     // Merging the sorted states and writing them go on at the same time.
     let mut states = spawn_buffered(states, BUFFERED_BATCHES);
     let first = next_states(&mut states, progress).await?;
     if let Some(share) = share {
-        share.after.await;
-        progress.check()?;
+        progress.unless_cancelled(share.after.map(Ok)).await?;
     }
     progress.enter(Phase::Writing);
     // Every event is mapped: there is a core for the older side of the audit.
@@ -97,10 +97,13 @@ pub async fn run(
     let (files, has_finished) = write_states(job, disk, first, states, task, progress).await?;
     progress.enter(Phase::Comparing);
     let audit = match auditor {
-        Some(auditor) => audited(job, auditor, &files, has_finished, task).await,
+        Some(auditor) => {
+            let audit = audited(job, auditor, &files, has_finished, task);
+            progress.unless_cancelled(audit).await
+        }
         None => Ok(Audit::NothingToCompare),
     };
-    let audit = match audit.and_then(|audit| progress.check().map(|()| audit)) {
+    let audit = match audit {
         Ok(audit) => audit,
         Err(error) => {
             // Nobody names them, and the same run may be tried again.
@@ -191,8 +194,8 @@ async fn next_states(
     stream: &mut SendableRecordBatchStream,
     progress: &Progress,
 ) -> Result<Option<RecordBatch>, BatchError> {
-    progress.check()?;
-    Ok(stream.next().await.transpose()?)
+    let next = async { Ok(stream.next().await.transpose()?) };
+    progress.unless_cancelled(next).await
 }
 
 /// Finished rows of these states alone.

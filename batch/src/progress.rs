@@ -12,13 +12,13 @@
 //!
 //! A run that begins again counts again; what is told never goes back.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use lambdalake_data::Clock;
 use lambdalake_data::scan::ScanFile;
 use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
 
 use crate::error::BatchError;
 
@@ -116,8 +116,7 @@ impl Timing {
 /// What a run tells while it goes on.
 #[derive(Debug)]
 pub struct Progress {
-    /// Set by who wants the run to end.
-    pub cancelled: AtomicBool,
+    cancelled: CancellationToken,
     clock: Arc<dyn Clock>,
     /// A plain mutex: locked for a few additions per batch of rows, never over an await.
     state: Mutex<State>,
@@ -154,18 +153,36 @@ impl Progress {
             ended_reading: None,
         };
         Self {
-            cancelled: AtomicBool::new(false),
+            cancelled: CancellationToken::new(),
             clock,
             state: Mutex::new(state),
         }
     }
 
+    /// Has the run end.
+    pub fn cancel(&self) {
+        self.cancelled.cancel();
+    }
+
+    pub fn is_cancelled(&self) -> bool {
+        self.cancelled.is_cancelled()
+    }
+
     /// Ends the run if somebody wants it to. Errors: `Cancelled`.
     pub fn check(&self) -> Result<(), BatchError> {
-        match self.cancelled.load(Ordering::Relaxed) {
+        match self.is_cancelled() {
             true => Err(BatchError::Cancelled),
             false => Ok(()),
         }
+    }
+
+    /// Drops the work once somebody wants the run to end. Errors: `Cancelled`, or those of the work.
+    pub async fn unless_cancelled<T>(
+        &self,
+        work: impl Future<Output = Result<T, BatchError>>,
+    ) -> Result<T, BatchError> {
+        let done = self.cancelled.run_until_cancelled(work).await;
+        done.unwrap_or(Err(BatchError::Cancelled))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

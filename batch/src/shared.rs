@@ -24,7 +24,7 @@ use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties,
 };
 use futures::future::BoxFuture;
-use futures::{StreamExt, future, stream};
+use futures::{Stream, StreamExt, future, stream};
 use lambdalake_data::scan::{ParquetScan, ScanFile};
 use tokio::sync::mpsc;
 
@@ -37,7 +37,9 @@ use crate::progress::Progress;
 /// Batches that a partition of the scan may be ahead of a view.
 const QUEUED_BATCHES: usize = 2;
 
-type Batches = mpsc::Receiver<Result<RecordBatch>>;
+/// What a partition of the scan gives; `None` is its end. A queue that closes without it was cut off:
+/// what came until then must not pass for all.
+type Sent = Result<Option<RecordBatch>>;
 
 /// One run's part in a scan that several share.
 pub struct Share {
@@ -52,7 +54,7 @@ pub struct Share {
 pub struct SharedScan {
     scan: Arc<dyn ExecutionPlan>,
     /// For each partition, where its batches go to.
-    senders: Vec<Vec<mpsc::Sender<Result<RecordBatch>>>>,
+    senders: Vec<Vec<mpsc::Sender<Sent>>>,
 }
 
 impl SharedScan {
@@ -73,15 +75,19 @@ impl SharedScan {
             .columns(Some(&all))
             .readers(&counted_readers(task, &progress)?)
             .plan()?;
-        let partitions = scan.properties().partitioning.partition_count();
-        let senders = (0..partitions).map(|_| Vec::new()).collect();
-        let mut shared = Self { scan, senders };
+        let mut shared = Self::over(scan);
         let events = wanted.iter().map(|wanted| {
             let places = wanted.iter().filter_map(|it| all.binary_search(it).ok());
             shared.reader(places.collect())
         });
         let events = events.collect::<Result<Vec<_>>>()?;
         Ok((shared, events))
+    }
+
+    fn over(scan: Arc<dyn ExecutionPlan>) -> Self {
+        let partitions = scan.properties().partitioning.partition_count();
+        let senders = (0..partitions).map(|_| Vec::new()).collect();
+        Self { scan, senders }
     }
 
     /// A leaf that gives these columns of what the scan reads, once.
@@ -122,14 +128,14 @@ async fn feed(
     scan: Arc<dyn ExecutionPlan>,
     partition: usize,
     task: Arc<TaskContext>,
-    mut senders: Vec<mpsc::Sender<Result<RecordBatch>>>,
+    mut senders: Vec<mpsc::Sender<Sent>>,
 ) {
     let mut batches = match scan.execute(partition, task) {
         Ok(batches) => batches.left_stream(),
         Err(error) => stream::iter([Err(error)]).right_stream(),
     };
-    while let Some(batch) = batches.next().await {
-        let batch = batch.map_err(Arc::new);
+    loop {
+        let batch = batches.next().await.transpose().map_err(Arc::new);
         let sent = senders.iter().map(|sender| {
             // Errors cannot be cloned.
             sender.send(batch.clone().map_err(DataFusionError::Shared))
@@ -137,15 +143,25 @@ async fn feed(
         let sent = future::join_all(sent).await;
         let mut sent = sent.iter();
         senders.retain(|_| sent.next().is_some_and(Result::is_ok));
-        if senders.is_empty() || batch.is_err() {
+        if senders.is_empty() || !matches!(batch, Ok(Some(_))) {
             return;
         }
     }
 }
 
+/// The batches of a queue up to their end. Errors if there is none.
+fn received(queue: mpsc::Receiver<Sent>) -> impl Stream<Item = Result<RecordBatch>> {
+    stream::try_unfold(queue, async |mut queue| match queue.recv().await {
+        Some(sent) => Ok(sent?.map(|batch| (batch, queue))),
+        None => Err(DataFusionError::Execution(
+            "the scan that views share was broken off; see the log".to_owned(),
+        )),
+    })
+}
+
 struct SharedScanExec {
     /// For each partition its queue, until it is executed.
-    queues: Mutex<Vec<Option<Batches>>>,
+    queues: Mutex<Vec<Option<mpsc::Receiver<Sent>>>>,
     columns: Vec<usize>,
     properties: Arc<PlanProperties>,
 }
@@ -192,15 +208,90 @@ impl ExecutionPlan for SharedScanExec {
     fn execute(&self, partition: usize, _: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
         let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
         let queue = queues.get_mut(partition).and_then(Option::take);
-        let mut queue = queue.ok_or_else(|| {
+        let queue = queue.ok_or_else(|| {
             DataFusionError::Internal(format!("partition {partition} is read a second time"))
         })?;
         let columns = self.columns.clone();
-        let batches = stream::poll_fn(move |context| queue.poll_recv(context))
-            .map(move |batch| Ok(batch?.project(&columns)?));
+        let batches = received(queue).map(move |batch| Ok(batch?.project(&columns)?));
         Ok(Box::pin(RecordBatchStreamAdapter::new(
             self.schema(),
             batches,
         )))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use arrow::array::{AsArray, Int64Array};
+    use arrow::datatypes::{DataType, Field, Int64Type, Schema};
+    use datafusion::datasource::memory::MemorySourceConfig;
+    use datafusion::physical_plan::collect;
+    use datafusion::prelude::SessionContext;
+    use lambdalake_data::through::ThroughExec;
+
+    use super::*;
+
+    /// Two partitions of ten batches, each of one row: its number and twice that.
+    fn numbers() -> Arc<dyn ExecutionPlan> {
+        let field = |name| Field::new(name, DataType::Int64, false);
+        let schema = Arc::new(Schema::new(vec![field("n"), field("twice")]));
+        let batch = |n: i64| {
+            let column = |n| Arc::new(Int64Array::from(vec![n])) as _;
+            RecordBatch::try_new(Arc::clone(&schema), vec![column(n), column(2 * n)])
+        };
+        let batches = (0..20).map(batch).collect::<Result<Vec<_>, _>>();
+        let batches = batches.expect("batches");
+        let partitions = [batches[..10].to_vec(), batches[10..].to_vec()];
+        MemorySourceConfig::try_new_exec(&partitions, schema, None).expect("a plan")
+    }
+
+    async fn sum(plan: Arc<dyn ExecutionPlan>) -> Result<i64> {
+        let batches = collect(plan, SessionContext::new().task_ctx()).await?;
+        let columns = batches
+            .iter()
+            .map(|it| it.column(0).as_primitive::<Int64Type>());
+        Ok(columns.flat_map(|column| column.values().to_vec()).sum())
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn each_reader_gets_its_columns_whatever_the_others_do() -> Result<()> {
+        let mut scan = SharedScan::over(numbers());
+        let (twice, all) = (scan.reader(vec![1])?, scan.reader(vec![0, 1])?);
+        let left = scan.reader(vec![0])?;
+        let task = SessionContext::new().task_ctx();
+        // One reads a batch and goes.
+        let mut first = left.execute(0, Arc::clone(&task))?;
+        let (_, taken, of_twice, of_all) = tokio::join!(
+            scan.run(task),
+            async move {
+                let batch = first.next().await;
+                drop(left);
+                batch
+            },
+            sum(twice),
+            sum(all),
+        );
+        assert_eq!(taken.expect("a batch")?.num_rows(), 1);
+        assert_eq!((of_twice?, of_all?), (380, 190));
+        Ok(())
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_scan_that_is_broken_off_does_not_pass_for_a_whole_one() -> Result<()> {
+        let seen = AtomicUsize::new(0);
+        let watch = move |_: &RecordBatch| match seen.fetch_add(1, Ordering::Relaxed) {
+            5 => panic!("planted"),
+            _ => Ok(()),
+        };
+        let broken = ThroughExec::new("BrokenExec", String::new(), numbers());
+        let mut scan = SharedScan::over(Arc::new(broken.watched_by(Arc::new(watch))));
+        let reader = scan.reader(vec![0])?;
+        let task = SessionContext::new().task_ctx();
+        let (_, sum) = tokio::join!(scan.run(task), sum(reader));
+        let error = sum.expect_err("some batches are missing").to_string();
+        assert!(error.contains("was broken off"), "{error}");
+        Ok(())
     }
 }

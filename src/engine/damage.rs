@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures::{StreamExt, stream};
-use lambdalake_data::publication::{Publication, StreamState};
+use lambdalake_data::publication::{MasterFile, Publication, StreamState};
 use lambdalake_data::schema::{INGESTED_AT, StreamDefinition};
 use lambdalake_data::{Cut, DataError, Disk};
 use lambdalake_serving::engine::{Answer, EngineError, QueryRequest};
@@ -225,6 +225,17 @@ impl Engine {
     /// Forgets what was found in a stream that was dropped.
     pub(super) fn forget_damage(&self, definition: &StreamDefinition) {
         lock(&self.damaged_files).retain(|path, _| !is_file_of(path, definition));
+    }
+
+    /// Master files of a stream found damaged since the start.
+    pub(super) fn damaged_master_files<'a>(&self, state: &'a StreamState) -> Vec<&'a MasterFile> {
+        let known = lock(&self.damaged_files);
+        if known.is_empty() {
+            return Vec::new();
+        }
+        let folder = state.definition.master_folder();
+        let is_known = |file: &&MasterFile| known.contains_key(&format!("{folder}/{}", file.path));
+        state.files.iter().filter(is_known).collect()
     }
 
     /// Files of a stream found damaged since the start, in words.

@@ -14,7 +14,7 @@
 //!
 //! Magnitudes are powers of eight, so an event is written again once for each, until its file is large
 //! enough. Files are never merged across the cut of a version or of a running recompute: what a
-//! view has not seen begins at the border of a file.
+//! view has not seen begins at the border of a file. A file that is known to be damaged stays by itself.
 //!
 //! The files that were replaced stay while a snapshot names them, and an hour longer for Delta's
 //! readers that opened the table before.
@@ -49,15 +49,18 @@ const ENOUGH_BYTES: u64 = 4 << 20;
 const MOST_ROWS: u64 = 2 * ENOUGH_ROWS;
 const MOST_BYTES: u64 = 2 * ENOUGH_BYTES;
 
-/// The first adjacent files that are to be merged, or none. Never across one of `cuts`.
-fn to_merge<'a>(files: &'a [MasterFile], cuts: &HashSet<Cut>) -> &'a [MasterFile] {
+/// The first adjacent files that are to be merged, or none. Never across one of `borders`.
+fn to_merge<'a>(files: &'a [MasterFile], borders: &HashSet<Cut>) -> &'a [MasterFile] {
     let magnitude = |file: &MasterFile| file.rows.max(1).ilog2() / MAGNITUDE_BITS;
     for most in 0..=ENOUGH_ROWS.ilog2() / MAGNITUDE_BITS {
         let is_small = |file: &MasterFile| {
             file.rows < ENOUGH_ROWS && file.bytes < ENOUGH_BYTES && magnitude(file) <= most
         };
         let adjacent = |a: &MasterFile, b: &MasterFile| {
-            is_small(a) && is_small(b) && a.range.to == b.range.from && !cuts.contains(&a.range.to)
+            is_small(a)
+                && is_small(b)
+                && a.range.to == b.range.from
+                && !borders.contains(&a.range.to)
         };
         let mut runs = files.chunk_by(adjacent);
         let is_due = |run: &&[MasterFile]| {
@@ -99,7 +102,12 @@ impl Engine {
         let versions = versions.filter_map(|view| Some(view.version.as_ref()?.cut.clone()));
         let running = lock(&self.running);
         let cuts = versions.chain(running.values().filter_map(|run| run.cut()));
-        to_merge(&state.files, &cuts.collect())
+        let mut borders: HashSet<_> = cuts.collect();
+        drop(running);
+        for file in self.damaged_master_files(state) {
+            borders.extend([file.range.from.clone(), file.range.to.clone()]);
+        }
+        to_merge(&state.files, &borders)
     }
 
     /// Merges what [`Self::mergeable`] says, durably. A recompute that fixes its cut meanwhile

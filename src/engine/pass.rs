@@ -14,6 +14,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use futures::FutureExt;
+use lambdalake_batch::BatchError;
 use lambdalake_batch::history::{Run, RunStatus};
 use lambdalake_batch::progress::{Phase, Progress};
 use lambdalake_batch::shared::{Share, SharedScan};
@@ -54,11 +55,16 @@ impl Turn {
     }
 
     /// Lets the others go first, and waits for them. Who leaves its turn, too, keeps its place.
-    pub(super) fn leave(&mut self, runtime: &Runtime) {
+    /// Errors: `Cancelled`.
+    pub(super) fn leave(
+        &mut self,
+        runtime: &Runtime,
+        progress: &Progress,
+    ) -> Result<(), BatchError> {
         self.own = None;
         let others = std::mem::take(&mut self.later).into_iter();
         let others = others.chain(std::mem::take(&mut self.ends));
-        runtime.block_on(all_closed(others));
+        runtime.block_on(progress.unless_cancelled(all_closed(others).map(Ok)))
     }
 }
 
@@ -271,12 +277,8 @@ impl Engine {
         } = begun;
         let (started, memory) = (self.clock.monotonic(), self.batch_pool.watch());
         // Whatever happens, the run must end and the view be free for the next one.
-        let work = AssertUnwindSafe(|| {
-            if prepared.is_none() && turn.is_shared() {
-                turn.leave(&self.batch);
-            }
-            self.recompute_now(run.clone(), &progress, prepared, &mut turn)
-        });
+        let work =
+            AssertUnwindSafe(|| self.recompute_now(run.clone(), &progress, prepared, &mut turn));
         let mut ended = catch_unwind(work).unwrap_or_else(|_| Run {
             status: RunStatus::Failed,
             error: Some("the recompute panicked; see the log".to_owned()),

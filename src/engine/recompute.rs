@@ -8,7 +8,7 @@ use lambdalake_batch::BatchError;
 use lambdalake_batch::audit::Audit;
 use lambdalake_batch::history::{FoundDifference, Run, RunKind, RunStatus};
 use lambdalake_batch::job::{self, RecomputeJob, RecomputeOutput};
-use lambdalake_batch::progress::{Counts, Phase, Progress, Timing, Told};
+use lambdalake_batch::progress::{Phase, Progress, Told};
 use lambdalake_batch::shared::Share;
 use lambdalake_data::Cut;
 use lambdalake_data::publication::{OnMismatch, ViewVersion};
@@ -56,7 +56,7 @@ impl Running {
     }
 
     pub(super) fn cancel(&self) {
-        self.progress.cancelled.store(true, Ordering::Relaxed);
+        self.progress.cancel();
     }
 
     pub(super) fn told(&self) -> Told {
@@ -106,27 +106,7 @@ impl Engine {
         let now = self.clock.now_micros();
         let run_id = format!("{now:016}-{name}");
         let (ending, ended) = watch::channel(());
-        let run = Run {
-            run_id: run_id.clone(),
-            view: name.to_owned(),
-            kind,
-            status: RunStatus::Queued,
-            started_by,
-            asked_at_micros: now,
-            started_at_micros: now,
-            duration_ms: 0,
-            counts: Counts::default(),
-            timing: Timing::default(),
-            states_rows: 0,
-            cut: Cut::default(),
-            audit: String::new(),
-            groups_compared: 0,
-            differences: Vec::new(),
-            version: None,
-            error: None,
-            shared_with: Vec::new(),
-            memory_bytes: 0,
-        };
+        let run = Run::queued(run_id.clone(), name, kind, started_by, now);
         {
             let mut running = lock(&self.running);
             // Under the lock, under which a server that stops looks for runs to end.
@@ -232,18 +212,17 @@ impl Engine {
         let (mut run, view) = (begun.clone(), begun.view);
         let mut done = match prepared {
             Some(prepared) => self.do_job(prepared, &mut run, progress),
-            None => self.try_recompute(&view, &mut run, progress),
+            None => self.recompute_alone(&view, &mut run, progress, turn),
         };
         if let Err(error) = &done
             && self.is_worth_another_try(error, turn.is_shared())
-            && !progress.cancelled.load(Ordering::Relaxed)
+            && !progress.is_cancelled()
         {
-            turn.leave(&self.batch);
-            done = self.try_recompute(&view, &mut run, progress);
+            done = self.recompute_alone(&view, &mut run, progress, turn);
         }
         match done {
             Ok(()) => run.status = RunStatus::Succeeded,
-            Err(_) if progress.cancelled.load(Ordering::Relaxed) => {
+            Err(_) if progress.is_cancelled() => {
                 tracing::info!(view, "recompute cancelled");
                 run = cancelled(run);
             }
@@ -268,12 +247,15 @@ impl Engine {
         }
     }
 
-    fn try_recompute(
+    /// After the others of its pass, if it has one.
+    fn recompute_alone(
         self: &Arc<Self>,
         name: &str,
         run: &mut Run,
         progress: &Arc<Progress>,
+        turn: &mut Turn,
     ) -> anyhow::Result<()> {
+        turn.leave(&self.batch, progress)?;
         progress.enter(Phase::Flushing);
         let views = self.fix_cut(&[name])?;
         let Some(Some(view)) = views.into_iter().next() else {
@@ -381,7 +363,12 @@ impl Engine {
             .ok_or_else(|| anyhow::anyhow!("stream {stream} is gone"))?;
         self.flush_stream(&runtime)?;
         let flush_lock = lock(&runtime.flush);
-        let views = find();
+        // A view may have been made again meanwhile, over another stream.
+        let is_of_it = |view: &Arc<ViewSnapshot>| view.state.stream == *stream;
+        let views: Vec<_> = find()
+            .into_iter()
+            .map(|view| view.filter(is_of_it))
+            .collect();
         let mut running = lock(&self.running);
         for view in views.iter().flatten() {
             if let Some(running) = running.get_mut(&view.state.name) {

@@ -19,10 +19,10 @@ use super::{Engine, lock};
 /// Texts of triggers that are kept as read, beside one for each view.
 const KNOWN_TRIGGERS: usize = 1_000;
 
-/// What a calendar said of a view; right while the view and what it counts from are the same.
+/// What a calendar said of a view; right while all that it follows from is the same.
 pub(super) struct KnownNext {
-    incarnation: u64,
-    since_micros: i64,
+    /// The incarnation, when its schedule was changed, and what it counts from.
+    of: (u64, i64, i64),
     next_at: Option<i64>,
 }
 
@@ -157,20 +157,15 @@ impl Engine {
         scheduled: &Scheduled<'_>,
         policy: &Policy,
     ) -> Option<i64> {
-        let (incarnation, since_micros) = (view.state.incarnation, scheduled.since_micros);
+        let state = &view.state;
+        let changed = state.schedule.changed_at_micros;
+        let of = (state.incarnation, changed, scheduled.since_micros);
         let mut known = lock(&self.next_runs);
-        let is_same =
-            |it: &&KnownNext| it.incarnation == incarnation && it.since_micros == since_micros;
-        if let Some(known) = known.get(&view.state.name).filter(is_same) {
+        if let Some(known) = known.get(&state.name).filter(|it| it.of == of) {
             return known.next_at;
         }
         let next_at = next_at(scheduled, policy);
-        let next = KnownNext {
-            incarnation,
-            since_micros,
-            next_at,
-        };
-        known.insert(view.state.name.clone(), next);
+        known.insert(state.name.clone(), KnownNext { of, next_at });
         next_at
     }
 

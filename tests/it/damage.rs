@@ -294,6 +294,42 @@ fn assert_master_damage(server: &Server, sql: &str, file: &str) {
 }
 
 #[test]
+fn a_damaged_master_file_does_not_keep_those_beside_it_from_being_merged() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let server = Server::start(folder.path(), &["--merge-files", "false"]);
+    for n in 0..20 {
+        server.ingest("s", "ndjson", &body(100 * n, 100 * (n + 1)));
+        server.sql("FLUSH s");
+    }
+    server.stop();
+    let files = files_of(folder.path(), "streams", "s", ".parquet");
+    let count = files.len();
+    let damaged = &files[count / 2];
+    flip(damaged);
+    let server = Server::start(folder.path(), &[]);
+    let described = || server.get("/api/v1/streams/s").json();
+    // One for those before it, one for those behind it, and itself.
+    until("merged files", || described()["files"] == 3);
+    let stream = described();
+    let name = file_name(damaged);
+    assert!(
+        stream["error"]
+            .as_str()
+            .is_some_and(|error| error.contains(&name)),
+        "{stream}"
+    );
+    let warned = |server: &Server| server.log().matches("could not be written again").count();
+    assert_eq!(warned(&server), 1);
+    server.stop();
+    flip(damaged);
+    let server = Server::start(folder.path(), &[]);
+    assert_eq!(
+        server.value("SELECT sum(x) FROM s"),
+        (0..2_000).sum::<u64>()
+    );
+}
+
+#[test]
 fn a_flipped_bit_in_states_is_found_while_running_and_costs_time_alone() {
     let folder = tempfile::tempdir().expect("a folder");
     let server = with_two_streams(folder.path());

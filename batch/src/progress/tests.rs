@@ -174,3 +174,15 @@ fn runs_of_older_versions_have_no_counts_of_files() {
     let old: Counts = serde_json::from_str(r#"{"rows_read": 7, "rows_total": 9}"#).unwrap();
     assert_eq!((old.rows_read, old.rows_total, old.bytes_total), (7, 9, 0));
 }
+
+#[tokio::test]
+async fn cancelling_ends_work_that_waits() {
+    let (_, progress) = begin();
+    let done = progress.unless_cancelled(async { Ok(1) }).await;
+    assert_eq!(done.expect("not cancelled"), 1);
+    let never = progress.unless_cancelled(std::future::pending::<Result<(), _>>());
+    let cancel = async { progress.cancel() };
+    let (ended, ()) = tokio::join!(never, cancel);
+    assert!(matches!(ended, Err(BatchError::Cancelled)), "{ended:?}");
+    assert!(progress.is_cancelled() && progress.check().is_err());
+}

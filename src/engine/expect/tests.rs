@@ -1,34 +1,18 @@
 use lambdalake_batch::history::RunKind;
-use lambdalake_batch::progress::{Counts, Timing};
-use lambdalake_data::Cut;
+use lambdalake_batch::progress::Counts;
 
 use super::*;
 
 fn run(view: &str, rows_read: u64, duration_ms: u64, status: RunStatus) -> Run {
     Run {
-        run_id: String::new(),
-        view: view.to_owned(),
-        kind: RunKind::Recompute,
         status,
-        started_by: String::new(),
-        asked_at_micros: 0,
-        started_at_micros: 0,
         duration_ms,
         counts: Counts {
             rows_read,
             rows_total: rows_read,
             ..Counts::default()
         },
-        timing: Timing::default(),
-        states_rows: 0,
-        cut: Cut::default(),
-        audit: String::new(),
-        groups_compared: 0,
-        differences: Vec::new(),
-        version: None,
-        error: None,
-        shared_with: Vec::new(),
-        memory_bytes: 0,
+        ..Run::queued(String::new(), view, RunKind::Recompute, String::new(), 0)
     }
 }
 
