@@ -14,8 +14,9 @@ use deltalake::kernel::engine::arrow_conversion::TryIntoKernel;
 use deltalake::kernel::transaction::{CommitBuilder, CommitProperties};
 use deltalake::kernel::{Action, Add, MetadataExt, Remove, StructType, Transaction};
 use deltalake::operations::create::CreateBuilder;
-use deltalake::protocol::checkpoints::create_checkpoint;
+use deltalake::protocol::checkpoints::{cleanup_metadata, create_checkpoint};
 use deltalake::protocol::{DeltaOperation, SaveMode};
+use deltalake::table::config::TablePropertiesExt;
 use deltalake::{DeltaTable, DeltaTableBuilder, DeltaTableError};
 use url::Url;
 
@@ -32,6 +33,10 @@ const APPLICATION: &str = "lambdalake";
 
 /// Commits between two checkpoints; the handle is opened anew after each.
 const COMMITS_PER_CHECKPOINT: u64 = 20;
+
+/// Commits between two looks for entries of the log that are older than the table keeps them, 30
+/// days by default; a multiple of [`COMMITS_PER_CHECKPOINT`].
+const COMMITS_PER_CLEANUP: u64 = 100;
 
 /// Characters that Delta (without column mapping) refuses in a column name.
 const REFUSED_IN_NAMES: [char; 10] = [' ', ',', ';', '{', '}', '(', ')', '\n', '\t', '='];
@@ -211,6 +216,13 @@ impl DeltaMirror {
         let is_checkpoint = commit.version().is_multiple_of(COMMITS_PER_CHECKPOINT);
         if is_checkpoint {
             create_checkpoint(&table, None).await?;
+            let keeps_all = !table
+                .snapshot()?
+                .table_config()
+                .enable_expired_log_cleanup();
+            if !keeps_all && commit.version().is_multiple_of(COMMITS_PER_CLEANUP) {
+                cleanup_metadata(&table, None).await?;
+            }
         }
         self.table = (!is_checkpoint).then_some(table);
         Ok(())

@@ -147,7 +147,8 @@ async fn compare(table: &DeltaTable, state: &StreamState) -> Result<(u64, Agreem
     Ok((rows, Agreement::Same))
 }
 
-/// Commits that are no JSON, and commits that are missing between others.
+/// Commits that are no JSON, and commits that are missing behind the oldest checkpoint: old entries
+/// go, in no order that a power cut would keep.
 fn broken_entries(
     disk: &Disk,
     log: &str,
@@ -163,8 +164,13 @@ fn broken_entries(
         .filter_map(|file| Some((number(file)?, file)))
         .collect();
     let newest = commits.last().map_or(0, |(number, _)| *number);
+    let checkpoint = |file: &FileInfo| -> Option<u64> {
+        let name = file.path.rsplit('/').next()?;
+        let (number, _) = name.split_once(".checkpoint.")?;
+        number.parse().ok()
+    };
     let first = match which {
-        Entries::All => 0,
+        Entries::All => files.iter().filter_map(checkpoint).min().unwrap_or(0),
         Entries::Recent => newest.saturating_sub(2 * COMMITS_PER_CHECKPOINT),
     };
     let there: HashSet<u64> = commits.iter().map(|(number, _)| *number).collect();

@@ -1,10 +1,12 @@
 //! The log, the disk, the publication log and the Delta mirror, on a real folder.
 
+use std::fs::File;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::TimestampMicrosecondArray;
 use arrow::array::{ArrayRef, Int32Array, Int64Array, RecordBatch, StringArray};
-use lambdalake_data::delta::DeltaMirror;
+use lambdalake_data::delta::{Agreement, DeltaMirror, Entries, look_at};
 use lambdalake_data::log::{Frame, FrameHeader, Log};
 use lambdalake_data::master::{merge_files, write_part};
 use lambdalake_data::publication::{Publication, PublicationLog, StreamState};
@@ -314,33 +316,10 @@ fn delta_is_rolled_forward_once_whatever_was_missed() {
         .enable_all()
         .build()
         .unwrap();
-    let mut state = StreamState {
-        definition: definition(),
-        master_version: 0,
-        cut: cut(0),
-        files: Vec::new(),
-        created_at_micros: 0,
-        comments: Default::default(),
-        keys: Vec::new(),
-    };
+    let mut state = empty_state();
     let mut mirror = DeltaMirror::new(Arc::clone(&shared), &definition());
-    for (version, skip) in [(1, false), (2, true), (3, false), (4, false)] {
-        let (from, to) = (state.cut.offset(0), state.cut.offset(0) + 10);
-        let range = CutRange::new(cut(from), cut(to));
-        let chunk = Chunk {
-            range,
-            events: events(from, to),
-            bytes: 0,
-        };
-        let part = TailPart {
-            number: 0,
-            from: cut(from),
-            chunks: Arc::from(vec![Arc::new(chunk)]),
-        };
-        let file = write_part(shared.as_ref(), &definition(), &part, version).unwrap();
-        state.files.extend(file);
-        state.master_version = version;
-        state.cut = cut(to);
+    for skip in [false, true, false, false] {
+        flush_ten(shared.as_ref(), &mut state);
         if skip {
             // As after a crash: a fresh handle that has to find out how far Delta is.
             mirror = DeltaMirror::new(Arc::clone(&shared), &definition());
@@ -374,31 +353,10 @@ fn delta_makes_checkpoints_and_merged_files_change_no_data() {
         .enable_all()
         .build()
         .unwrap();
-    let mut state = StreamState {
-        definition: definition(),
-        master_version: 0,
-        cut: cut(0),
-        files: Vec::new(),
-        created_at_micros: 0,
-        comments: Default::default(),
-        keys: Vec::new(),
-    };
+    let mut state = empty_state();
     let mut mirror = DeltaMirror::new(Arc::clone(&disk), &definition());
-    for version in 1..=30 {
-        let (from, to) = (state.cut.offset(0), state.cut.offset(0) + 10);
-        let chunk = Chunk {
-            range: CutRange::new(cut(from), cut(to)),
-            events: events(from, to),
-            bytes: 0,
-        };
-        let part = TailPart {
-            number: 0,
-            from: cut(from),
-            chunks: Arc::from(vec![Arc::new(chunk)]),
-        };
-        let file = write_part(disk.as_ref(), &definition(), &part, version).unwrap();
-        state.files.extend(file);
-        (state.master_version, state.cut) = (version, cut(to));
+    for _ in 0..30 {
+        flush_ten(disk.as_ref(), &mut state);
         runtime.block_on(mirror.roll_forward(&state)).unwrap();
     }
     let log = folder.path().join("streams/s-1/_delta_log");
@@ -436,6 +394,89 @@ fn delta_makes_checkpoints_and_merged_files_change_no_data() {
     let mut fresh = DeltaMirror::new(Arc::clone(&disk), &definition());
     let damage = runtime.block_on(fresh.roll_forward(&state)).unwrap();
     assert_eq!(damage, None);
+}
+
+/// Adds a file of ten events.
+fn flush_ten(disk: &Disk, state: &mut StreamState) {
+    let (from, to) = (state.cut.offset(0), state.cut.offset(0) + 10);
+    let chunk = Chunk {
+        range: CutRange::new(cut(from), cut(to)),
+        events: events(from, to),
+        bytes: 0,
+    };
+    let part = TailPart {
+        number: 0,
+        from: cut(from),
+        chunks: Arc::from(vec![Arc::new(chunk)]),
+    };
+    state.master_version += 1;
+    let file = write_part(disk, &definition(), &part, state.master_version).unwrap();
+    state.files.extend(file);
+    state.cut = cut(to);
+}
+
+fn empty_state() -> StreamState {
+    StreamState {
+        definition: definition(),
+        master_version: 0,
+        cut: cut(0),
+        files: Vec::new(),
+        created_at_micros: 0,
+        comments: Default::default(),
+        keys: Vec::new(),
+    }
+}
+
+#[test]
+fn delta_forgets_entries_that_are_older_than_a_month() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk: Arc<Disk> = Disk::open(folder.path()).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let mut state = empty_state();
+    let mut mirror = DeltaMirror::new(Arc::clone(&disk), &definition());
+    let log = folder.path().join("streams/s-1/_delta_log");
+    let entry = |version: u64| log.join(format!("{version:020}.json"));
+    let found = |state: &StreamState| {
+        let found = runtime
+            .block_on(look_at(&disk, state, Entries::All))
+            .unwrap();
+        assert_eq!(found.agreement, Agreement::Same);
+        found.broken
+    };
+    for _ in 1..100 {
+        flush_ten(disk.as_ref(), &mut state);
+        runtime.block_on(mirror.roll_forward(&state)).unwrap();
+    }
+    for path in std::fs::read_dir(&log).unwrap() {
+        let path = path.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        let number = name.split('.').next().unwrap().parse::<u64>();
+        if !number.is_ok_and(|number| number < 50) {
+            continue;
+        }
+        let file = File::options().append(true).open(&path).unwrap();
+        let modified = file.metadata().unwrap().modified().unwrap();
+        let month_ago = modified - Duration::from_secs(31 * 24 * 3600);
+        file.set_modified(month_ago).unwrap();
+    }
+    assert!(entry(0).exists());
+    flush_ten(disk.as_ref(), &mut state);
+    runtime.block_on(mirror.roll_forward(&state)).unwrap();
+    // Every version of the last month can be read: the checkpoint before it stays.
+    let kept: Vec<u64> = (0..=100)
+        .filter(|&version| entry(version).exists())
+        .collect();
+    assert_eq!(kept, (40..=100).collect::<Vec<_>>());
+    assert_eq!(found(&state), []);
+    let mut fresh = DeltaMirror::new(Arc::clone(&disk), &definition());
+    flush_ten(disk.as_ref(), &mut state);
+    assert_eq!(runtime.block_on(fresh.roll_forward(&state)).unwrap(), None);
+    assert_eq!(found(&state), []);
+    std::fs::remove_file(entry(70)).unwrap();
+    assert!(found(&state)[0].0.contains("0070.json"));
 }
 
 /// A log with one event in each group, and its bytes.
