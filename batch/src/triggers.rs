@@ -22,6 +22,16 @@ use croner::parser::{CronParser, Seconds, Year};
 /// Shorter intervals would only measure how long a run takes.
 const SHORTEST: Duration = Duration::from_secs(1);
 
+/// Fields of a cron expression and what they are made of; the first may be missing.
+const FIELDS: [(&str, &str); 6] = [
+    ("second", "0-59"),
+    ("minute", "0-59"),
+    ("hour", "0-23"),
+    ("day of the month", "1-31"),
+    ("month", "1-12 or JAN-DEC"),
+    ("weekday", "0-7 or SUN-SAT"),
+];
+
 /// One or more triggers: the first that is due starts a run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Triggers(Vec<Trigger>);
@@ -97,7 +107,7 @@ fn trigger(words: &[&str]) -> Result<Trigger, String> {
         // An interval may stand alone.
         _ => match duration(words) {
             Ok(every) => Ok(Trigger::Every(every)),
-            Err(reason) if words.len() < 5 && !words[0].starts_with('@') => Err(reason),
+            Err(reason) if !is_calendar(words) => Err(reason),
             Err(_) => cron(&words.join(" ")),
         },
     }
@@ -129,20 +139,45 @@ fn bytes(words: &[&str]) -> Result<u64, String> {
     }
 }
 
+/// Whether somebody meant a cron expression.
+fn is_calendar(words: &[&str]) -> bool {
+    words.len() >= 5 || words.iter().any(|it| it.contains(['@', '*']))
+}
+
 fn cron(text: &str) -> Result<Trigger, String> {
     let parser = CronParser::builder()
         .seconds(Seconds::Optional)
         .year(Year::Disallowed)
         .build();
-    let cron = parser
-        .parse(text)
-        .map_err(|error| format!("not a cron expression of five or six fields ({error})"))?;
+    let cron = parser.parse(text).map_err(|error| {
+        let field = bad_field(&parser, text);
+        field.unwrap_or_else(|| format!("not a cron expression of five or six fields ({error})"))
+    })?;
     // The thirtieth of February parses.
     let never = "no such time comes; check the day and the month";
     cron.find_next_occurrence(&DateTime::<Utc>::UNIX_EPOCH, false)
         .map_err(|_| never.to_owned())?;
     let text = text.to_owned();
     Ok(Trigger::At(Box::new(Times { text, cron })))
+}
+
+/// Which field of a cron expression is wrong by itself.
+fn bad_field(parser: &CronParser, text: &str) -> Option<String> {
+    let fields: Vec<&str> = text.split_whitespace().collect();
+    let names = match fields.len() {
+        5 => &FIELDS[1..],
+        6 => &FIELDS[..],
+        _ => return None,
+    };
+    let is_wrong = |at: &usize| {
+        let mut alone = vec!["*"; fields.len()];
+        alone[*at] = fields[*at];
+        parser.parse(&alone.join(" ")).is_err()
+    };
+    let at = (0..fields.len()).find(is_wrong)?;
+    let (name, values) = names[at];
+    let field = fields[at];
+    Some(format!("its {name} is {field:?}, which is not of {values}"))
 }
 
 impl Times {
@@ -221,8 +256,11 @@ mod tests {
             ("every 10 ms", "less than a second"),
             ("every day or so", "every day"),
             ("sometimes", "not a time such as"),
-            ("61 3 * * *", "cron"),
-            ("0 25 * * *", "cron"),
+            ("61 3 * * *", "its minute is \"61\", which is not of 0-59"),
+            ("0 25 * * *", "its hour is \"25\""),
+            ("0 0 3 * * FOO", "its weekday is \"FOO\""),
+            ("0 0 0 32 1-40 *", "its day of the month is \"32\""),
+            ("0 3 * *", "cron expression of five or six fields"),
             ("0 0 30 2 *", "no such time comes"),
             ("0 0 0 1 1 * 2030", "cron"),
             ("after 0 events", "a number from 1"),

@@ -137,7 +137,7 @@ fn a_bad_schedule_is_refused_with_what_is_wrong() {
     ingest(&server, 0, 10);
     create(&server, "v", "WITH (recompute = '0 3 * * *')");
     for (options, reason) in [
-        ("recompute = '0 25 * * *'", "0 25 * * *"),
+        ("recompute = '0 25 * * *'", "its hour is \"25\""),
         ("recompute = '0 3 30 2 *'", "no such time comes"),
         ("recompute = 'soon'", "10 minutes"),
         ("recompute = 'every 1 ms'", "less than a second"),
