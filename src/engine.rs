@@ -30,7 +30,7 @@ pub(crate) mod rewrite;
 mod schedule;
 mod streams;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -113,7 +113,7 @@ pub struct Engine {
     next_runs: Mutex<HashMap<String, schedule::KnownNext>>,
     running_keys: Arc<RunningKeys>,
     /// Views whose states began anew and wait for a recompute.
-    to_fill: Mutex<BTreeSet<String>>,
+    to_fill: Mutex<BTreeMap<String, &'static str>>,
     /// Master files found damaged while the engine runs, and what is wrong with them.
     damaged_files: Mutex<BTreeMap<String, String>>,
     /// Real folder for bodies that have to be whole before they can be read.

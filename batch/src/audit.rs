@@ -1,8 +1,9 @@
 //! The audit: recomputed states against the older version and the panes, before publication.
 //!
-//! Both sides are finished, sorted by key, and walked side by side in windows of keys, so the
-//! audit needs memory for a window, not for the view. The older side is finished from its states
-//! while the new version is written; the new side is read from the finished rows in its files.
+//! Both sides are finished in the order of their keys, and walked side by side in windows of keys.
+//! Versions are stored in that order and only the panes are sorted, so the audit needs memory for a
+//! window, not for the view. The older side is finished from its states while the new version is
+//! written; the new side is read from the finished rows in its files.
 //! Exact aggregates must agree bitwise, floats within an error of their scale, sketches by their
 //! own rules; see [`lambdalake_views::differences`].
 
@@ -19,7 +20,7 @@ use lambdalake_data::scan::{ParquetScan, ScanFile};
 use lambdalake_views::{Difference, Finished, View, differences};
 
 use crate::error::BatchError;
-use crate::plan::sorted_by_key;
+use crate::plan::{merged_by_key, sorted_by_key};
 
 /// Rows of a window on each side.
 const WINDOW_ROWS: usize = 65_536;
@@ -58,6 +59,15 @@ impl Audit {
     }
 }
 
+/// Files that hold states of a view.
+#[derive(Debug, Default)]
+pub struct StoredStates {
+    /// In the order of keys, each file and one after another.
+    pub version: Vec<ScanFile>,
+    /// In no order.
+    pub panes: Vec<ScanFile>,
+}
+
 /// An audit whose older side is already being finished.
 pub struct Auditor {
     view: Arc<View>,
@@ -69,24 +79,45 @@ impl Auditor {
     /// Begins to read and finish the states of these files.
     pub fn begin(
         view: &Arc<View>,
-        previous: &[ScanFile],
+        previous: &StoredStates,
         task: &Arc<TaskContext>,
     ) -> Result<Self, BatchError> {
         let partitions = task.session_config().target_partitions();
-        let states = ParquetScan::of(previous, &view.states_schema(), partitions).plan()?;
+        let rows = finished_in_order(view, previous, partitions)?;
         Ok(Self {
             view: Arc::clone(view),
-            previous: Side::open(view, view.finish(states)?, task)?,
+            previous: Side::open(view, rows, task)?,
             task: Arc::clone(task),
         })
     }
 
-    /// Compares with the finished rows of the new version.
+    /// Compares with the finished rows of the new version, in the order of their keys.
     pub async fn compare(self, new: Arc<dyn ExecutionPlan>) -> Result<Audit, BatchError> {
         let new = Side::open(&self.view, new, &self.task)?;
         let found = walk(&self.view, self.previous, new).await?;
         Ok(Audit::Compared(found))
     }
+}
+
+/// What stored states come to, in the order of keys.
+pub(crate) fn finished_in_order(
+    view: &View,
+    stored: &StoredStates,
+    partitions: usize,
+) -> Result<Arc<dyn ExecutionPlan>, BatchError> {
+    let schema = view.states_schema();
+    let scan = |files: &[ScanFile], partitions| ParquetScan::of(files, &schema, partitions).plan();
+    let keys = view.key_columns();
+    let mut states = scan(&stored.version, 1)?;
+    if !stored.panes.is_empty() {
+        let panes = view.combine(scan(&stored.panes, partitions)?)?;
+        states = merged_by_key(vec![states, sorted_by_key(panes, keys)?], keys)?;
+    }
+    if let Some(rows) = view.finish_sorted(states)? {
+        return Ok(rows);
+    }
+    let all = [&stored.version[..], &stored.panes[..]].concat();
+    sorted_by_key(view.finish(scan(&all, partitions)?)?, keys)
 }
 
 /// Reads the finished rows that version files hold beside their states.
@@ -119,10 +150,8 @@ pub async fn compare_finished(
     right: Arc<dyn ExecutionPlan>,
     task: &Arc<TaskContext>,
 ) -> Result<Comparison, BatchError> {
-    let (left, right) = (
-        Side::open(view, left, task)?,
-        Side::open(view, right, task)?,
-    );
+    let open = |rows| Side::open(view, sorted_by_key(rows, view.key_columns())?, task);
+    let (left, right) = (open(left)?, open(right)?);
     walk(view, left, right).await
 }
 
@@ -158,14 +187,14 @@ struct Side {
 }
 
 impl Side {
+    /// Of rows in the order of keys.
     fn open(
-        view: &Arc<View>,
+        view: &View,
         finished: Arc<dyn ExecutionPlan>,
         task: &Arc<TaskContext>,
     ) -> Result<Self, BatchError> {
         let keys = view.key_columns();
-        let plan = sorted_by_key(finished, keys)?;
-        let schema = plan.schema();
+        let schema = finished.schema();
         let fields = schema.fields().iter().take(keys);
         let sort = fields
             .map(|field| SortField::new(field.data_type().clone()))
@@ -176,7 +205,10 @@ impl Side {
             Some(RowConverter::new(sort)?)
         };
         // A task of its own, so that both sides are finished at the same time.
-        let stream = spawn_buffered(execute_stream(plan, Arc::clone(task))?, BUFFERED_BATCHES);
+        let stream = spawn_buffered(
+            execute_stream(finished, Arc::clone(task))?,
+            BUFFERED_BATCHES,
+        );
         Ok(Self {
             stream,
             window: RecordBatch::new_empty(schema),

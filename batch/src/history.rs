@@ -106,6 +106,9 @@ pub struct Run {
     /// Some of what it found, if they differ.
     #[serde(default)]
     pub differences: Vec<FoundDifference>,
+    /// Stored states that the run met and found damaged: the files, and why.
+    #[serde(default)]
+    pub damaged: Vec<String>,
     /// The version that the run published.
     pub version: Option<u64>,
     pub error: Option<String>,
@@ -142,6 +145,7 @@ impl Run {
             audit: String::new(),
             groups_compared: 0,
             differences: Vec::new(),
+            damaged: Vec::new(),
             version: None,
             error: None,
             shared_with: Vec::new(),
@@ -192,6 +196,17 @@ impl Runs {
         }
     }
 
+    /// Whether it is the newest of its view and kind that has ended, or ended by itself. Schedules
+    /// count from it, and health tells how it ended, however many others there were since.
+    fn is_last(&self, run: &Run) -> bool {
+        let is_newest = |counts: fn(&Run) -> bool| {
+            let is_one = |it: &Run| it.kind == run.kind && it.status.has_ended() && counts(it);
+            let newest = self.newest(&run.view, is_one);
+            newest.is_some_and(|newest| newest.run_id == run.run_id)
+        };
+        is_newest(|_| true) || is_newest(|it| it.status != RunStatus::Cancelled)
+    }
+
     fn newest(&self, view: &str, is_one: impl Fn(&Run) -> bool) -> Option<&Run> {
         let ids = self.of_view.get(view)?.iter().rev();
         let runs = ids.filter_map(|id| self.by_id.get(id));
@@ -200,8 +215,8 @@ impl Runs {
 }
 
 impl History {
-    /// Reads what earlier processes left. A file that does not parse is skipped with a
-    /// warning: history is for people, nothing depends on it.
+    /// Reads what earlier processes left. A file that does not parse is skipped with a warning:
+    /// schedules then count from the view's version.
     pub fn open(disk: Arc<Disk>, kept: usize) -> Result<Self, DataError> {
         let mut runs = Runs::default();
         for info in disk.list(FOLDER)? {
@@ -234,13 +249,22 @@ impl History {
         self.disk.put_if_absent(&path, &text)
     }
 
-    /// Removes the oldest ended runs, so that with one more there are as many as are kept.
-    pub fn make_room(&self) -> Result<(), DataError> {
+    /// Removes the oldest ended runs, so that with `ending` there are as many as are kept. The last
+    /// ones of each view stay.
+    pub fn make_room(&self, ending: &Run, is_view: impl Fn(&str) -> bool) -> Result<(), DataError> {
+        let is_outdated = |run: &Run| {
+            let counts_less = |it: &Run| it.status == RunStatus::Cancelled;
+            run.view == ending.view
+                && run.kind == ending.kind
+                && (counts_less(run) || !counts_less(ending))
+        };
         let surplus: Vec<String> = {
             let mut runs = self.lock();
             let ended = runs.by_id.values().filter(|run| run.status.has_ended());
             let surplus = (ended.clone().count() + 1).saturating_sub(self.kept);
-            let old: Vec<String> = ended.take(surplus).map(|run| run.run_id.clone()).collect();
+            let may_go = |run: &&Run| is_outdated(run) || !is_view(&run.view) || !runs.is_last(run);
+            let old = ended.filter(may_go).take(surplus);
+            let old: Vec<String> = old.map(|run| run.run_id.clone()).collect();
             old.iter().for_each(|id| runs.remove(id));
             old
         };
@@ -261,6 +285,19 @@ impl History {
         self.lock().newest(view, |_| true).cloned()
     }
 
+    /// What `tell` says of the newest run of the view that ended by itself and that `is_one`.
+    pub fn last_ended_of<T>(
+        &self,
+        view: &str,
+        is_one: impl Fn(&Run) -> bool,
+        tell: impl FnOnce(&Run) -> T,
+    ) -> Option<T> {
+        let has_ended = |run: &Run| run.status.has_ended() && run.status != RunStatus::Cancelled;
+        let runs = self.lock();
+        runs.newest(view, |run| has_ended(run) && is_one(run))
+            .map(tell)
+    }
+
     /// What `tell` says of the last run that was to publish a version.
     pub fn last_recompute_of<T>(&self, view: &str, tell: impl FnOnce(&Run) -> T) -> Option<T> {
         let runs = self.lock();
@@ -268,11 +305,14 @@ impl History {
             .map(tell)
     }
 
-    /// How long the parts of the view's last run took that did all of it.
+    /// How long the parts of the view's last run took that did all of it; of one that waited for
+    /// others of its pass only if there is no other.
     pub fn last_timing_of(&self, view: &str) -> Timing {
         let is_whole = |run: &Run| run.status == RunStatus::Succeeded && run.timing.reading_ms > 0;
+        let is_alone = |run: &Run| is_whole(run) && run.shared_with.is_empty();
         let runs = self.lock();
-        let last = runs.newest(view, is_whole);
+        let last = runs.newest(view, is_alone);
+        let last = last.or_else(|| runs.newest(view, is_whole));
         last.map_or_else(Timing::default, |run| run.timing)
     }
 }

@@ -17,11 +17,11 @@ use lambdalake_data::bounds::{ColumnBounds, bounds_of, widen};
 use lambdalake_data::disk::Disk;
 use lambdalake_data::parquet_files::ParquetFile;
 use lambdalake_data::publication::StatesFile;
-use lambdalake_data::scan::{ParquetScan, ScanFile};
+use lambdalake_data::scan::ScanFile;
 use lambdalake_data::through::ThroughExec;
 use lambdalake_views::{Finished, UniqueKeys, View};
 
-use crate::audit::{Audit, Auditor, stored_rows};
+use crate::audit::{Audit, Auditor, StoredStates, finished_in_order, stored_rows};
 use crate::counted_files::counted_readers;
 use crate::error::BatchError;
 use crate::plan;
@@ -46,7 +46,7 @@ pub struct RecomputeJob {
     pub output_folder: String,
     /// The states files of the older version and of the panes up to the cut, if together
     /// they cover exactly the same events; `None` when there is nothing to compare with.
-    pub previous: Option<Vec<ScanFile>>,
+    pub previous: Option<StoredStates>,
     /// Bytes of states on disk beyond which the run ends; `None` if they do not grow with the data.
     pub states_budget: Option<u64>,
 }
@@ -90,9 +90,8 @@ pub async fn run(
     }
     progress.enter(Phase::Writing);
     // Every event is mapped: there is a core for the older side of the audit.
-    let previous = job.previous.as_deref();
-    let begin = |previous: &[ScanFile]| Auditor::begin(&job.view, previous, task);
-    let auditor = previous.map(begin).transpose()?;
+    let begin = |previous: &StoredStates| Auditor::begin(&job.view, previous, task);
+    let auditor = job.previous.as_ref().map(begin).transpose()?;
     let first = first.unwrap_or_else(|| RecordBatch::new_empty(schema));
     let (files, has_finished) = write_states(job, disk, first, states, task, progress).await?;
     progress.enter(Phase::Comparing);
@@ -128,13 +127,13 @@ async fn audited(
     has_finished: bool,
     task: &Arc<TaskContext>,
 ) -> Result<Audit, BatchError> {
-    let partitions = task.session_config().target_partitions();
-    let files: Vec<ScanFile> = files.iter().map(ScanFile::of_states).collect();
+    let version: Vec<ScanFile> = files.iter().map(ScanFile::of_states).collect();
     let new = match job.view.finished().filter(|_| has_finished) {
-        Some(finished) => stored_rows(finished, &files, partitions)?,
+        Some(finished) => stored_rows(finished, &version, 1)?,
         None => {
-            let states = ParquetScan::of(&files, &job.view.states_schema(), partitions).plan()?;
-            job.view.finish(states)?
+            let partitions = task.session_config().target_partitions();
+            let panes = Vec::new();
+            finished_in_order(&job.view, &StoredStates { version, panes }, partitions)?
         }
     };
     auditor.compare(new).await

@@ -20,6 +20,7 @@ use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
 use datafusion::physical_plan::limit::GlobalLimitExec;
 use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMergeExec;
+use datafusion::physical_plan::union::UnionExec;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use futures::TryStreamExt;
 use lambdalake_data::scan::{ParquetScan, ScanFile, cast_to};
@@ -99,16 +100,7 @@ pub(crate) fn sorted_by_key(
     input: Arc<dyn ExecutionPlan>,
     keys: usize,
 ) -> Result<Arc<dyn ExecutionPlan>, BatchError> {
-    let schema = input.schema();
-    let options = SortOptions {
-        descending: false,
-        nulls_first: true,
-    };
-    let order = LexOrdering::new((0..keys).map(|index| PhysicalSortExpr {
-        expr: Arc::new(Column::new(schema.field(index).name(), index)),
-        options,
-    }));
-    let Some(order) = order else {
+    let Some(order) = order_of(&input, keys) else {
         return Ok(Arc::new(CoalescePartitionsExec::new(input)));
     };
     let input = ThroughExec::new("CompactExec", "states".to_owned(), input).compacting();
@@ -117,4 +109,29 @@ pub(crate) fn sorted_by_key(
         order,
         Arc::new(sort),
     )))
+}
+
+/// Merges inputs that are sorted by the leading key columns into one.
+pub(crate) fn merged_by_key(
+    inputs: Vec<Arc<dyn ExecutionPlan>>,
+    keys: usize,
+) -> Result<Arc<dyn ExecutionPlan>, BatchError> {
+    let all = UnionExec::try_new(inputs)?;
+    match order_of(&all, keys) {
+        Some(order) => Ok(Arc::new(SortPreservingMergeExec::new(order, all))),
+        None => Ok(Arc::new(CoalescePartitionsExec::new(all))),
+    }
+}
+
+/// The order of the keys, ascending, nulls first; `None` without keys.
+fn order_of(input: &Arc<dyn ExecutionPlan>, keys: usize) -> Option<LexOrdering> {
+    let schema = input.schema();
+    let options = SortOptions {
+        descending: false,
+        nulls_first: true,
+    };
+    LexOrdering::new((0..keys).map(|index| PhysicalSortExpr {
+        expr: Arc::new(Column::new(schema.field(index).name(), index)),
+        options,
+    }))
 }

@@ -180,6 +180,15 @@ fn bad_field(parser: &CronParser, text: &str) -> Option<String> {
     Some(format!("its {name} is {field:?}, which is not of {values}"))
 }
 
+/// A size that is read again as the same number of bytes; short if it can be.
+fn exact_size(bytes: u64) -> String {
+    let size = || ByteSize(bytes).display();
+    let short = [size().si().to_string(), size().iec().to_string()];
+    let is_exact = |text: &String| ByteSize::from_str(text) == Ok(ByteSize(bytes));
+    let short = short.into_iter().find(is_exact);
+    short.unwrap_or_else(|| format!("{bytes} B"))
+}
+
 impl Times {
     /// The first one after `micros`.
     pub(crate) fn next_after(&self, zone: Tz, micros: i64) -> Option<i64> {
@@ -207,7 +216,7 @@ impl fmt::Display for Trigger {
             Self::AfterEvents(events) => write!(f, "after {events} events"),
             Self::LagOver(lag) => write!(f, "lag over {}", humantime::format_duration(*lag)),
             Self::SpeedLayerOver(bytes) => {
-                write!(f, "speed layer over {}", ByteSize(*bytes).display().si())
+                write!(f, "speed layer over {}", exact_size(*bytes))
             }
         }
     }
@@ -234,6 +243,8 @@ mod tests {
             ("after 1_000_000 events", "after 1000000 events"),
             ("lag over 10 min", "lag over 10m"),
             ("speed layer over 256 MB", "speed layer over 256.0 MB"),
+            ("speed layer over 64MiB", "speed layer over 64.0 MiB"),
+            ("speed layer over 1250001 B", "speed layer over 1250001 B"),
             (
                 "0 3 * * *  OR after 5 events or lag over 1day",
                 "0 3 * * * or after 5 events or lag over 1day",

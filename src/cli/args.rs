@@ -343,7 +343,8 @@ Examples:
   lambdalake runs --follow                     goes on with a line for each change
   lambdalake runs --cancel 1764000000000000-by_status
 
-started by is the trigger that was due, or request, new_view or new_columns.")]
+started by is the trigger that was due, or request, new_view, new_columns or
+damaged_states.")]
 pub struct RunsArgs {
     /// Show all of this run; why it failed is not shortened.
     #[arg(value_name = "RUN", conflicts_with_all = ["view", "follow", "cancel"])]

@@ -84,6 +84,7 @@ impl Exit {
                 409 if refusal.code == "idempotency_key_in_progress" => Exit::Unreachable,
                 429 | 502..=504 => Exit::Unreachable,
                 408 => Exit::Other, // Query time-out: the query may be good.
+                409 if refusal.code == "run_failed" => Exit::Other,
                 400..=499 => Exit::BadInput,
                 _ => Exit::Other,
             },
@@ -117,9 +118,13 @@ mod tests {
     use super::*;
 
     fn refused(status: u16) -> anyhow::Error {
+        refused_with(status, "code")
+    }
+
+    fn refused_with(status: u16, code: &str) -> anyhow::Error {
         ClientError::Refused(Refusal {
             status,
-            code: "code".to_owned(),
+            code: code.to_owned(),
             message: "message".to_owned(),
             line: None,
             column: None,
@@ -143,6 +148,8 @@ mod tests {
             assert_eq!(Exit::of(&refused(status)), exit, "{status}");
             assert_eq!(Exit::of(&refused(status).context("while")), exit);
         }
+        assert_eq!(Exit::of(&refused_with(409, "run_failed")), Exit::Other);
+        assert_eq!(Exit::of(&refused_with(409, "run_ended")), Exit::BadInput);
         assert_eq!(Exit::of(&anyhow::anyhow!("any")), Exit::Other);
         let settings = SettingsError::NotToml("x".to_owned());
         assert_eq!(Exit::of(&settings.into()), Exit::BadInput);

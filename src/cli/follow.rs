@@ -39,6 +39,8 @@ pub struct Run {
     pub audit: Value,
     pub groups_compared: u64,
     pub differences: Vec<Value>,
+    /// Stored states that it found damaged.
+    pub damaged: Vec<String>,
     pub error: Value,
 }
 
@@ -146,6 +148,8 @@ pub struct Follower<'a> {
 struct Followed {
     view: String,
     run_id: String,
+    /// What waits for its end.
+    to_start: Option<String>,
     bar: RunBar,
 }
 
@@ -157,7 +161,7 @@ impl<'a> Follower<'a> {
         on_interrupt(move || {
             if let Some(followed) = lock(&interrupted).take() {
                 followed.bar.clear();
-                eprintln!("{}", goes_on(&followed.view, &followed.run_id, &url));
+                eprintln!("{}", goes_on(&followed, &url));
             }
             std::process::exit(INTERRUPTED);
         })?;
@@ -165,10 +169,21 @@ impl<'a> Follower<'a> {
     }
 
     pub fn follow(&self, view: &str, run_id: &str) -> Result<Run, ClientError> {
+        self.follow_to_start(view, run_id, None)
+    }
+
+    /// Follows a run that is in the way of another, a `recompute` or `verify`.
+    pub fn follow_to_start(
+        &self,
+        view: &str,
+        run_id: &str,
+        to_start: Option<&str>,
+    ) -> Result<Run, ClientError> {
         let bar = RunBar::new(view);
         *lock(&self.followed) = Some(Followed {
             view: view.to_owned(),
             run_id: run_id.to_owned(),
+            to_start: to_start.map(str::to_owned),
             bar: bar.clone(),
         });
         let run = follow(self.client, run_id, |run| bar.show(run));
@@ -184,7 +199,13 @@ fn lock(followed: &Mutex<Option<Followed>>) -> MutexGuard<'_, Option<Followed>> 
 }
 
 /// What becomes of a run that nobody follows any more.
-fn goes_on(view: &str, run_id: &str, url: &Url) -> String {
+fn goes_on(followed: &Followed, url: &Url) -> String {
+    let Followed { view, run_id, .. } = followed;
+    if let Some(what) = &followed.to_start {
+        return format!(
+            "no {what} of {view} was started; run {run_id}, which it waited for, goes on"
+        );
+    }
     let server = match url.as_str().trim_end_matches('/') {
         DEFAULT_URL => String::new(),
         other => format!(" --url {other}"),
@@ -228,7 +249,13 @@ mod tests {
 
     #[test]
     fn the_command_that_cancels_names_the_server_if_it_must() {
-        let said = |url: &str| goes_on("v", "7-v", &url.parse().expect("an address"));
+        let mut followed = Followed {
+            view: "v".to_owned(),
+            run_id: "7-v".to_owned(),
+            to_start: None,
+            bar: RunBar::new("v"),
+        };
+        let said = |url: &str| goes_on(&followed, &url.parse().expect("an address"));
         assert_eq!(
             said(DEFAULT_URL),
             "run 7-v of v goes on; to cancel it: lambdalake runs --cancel 7-v"
@@ -237,6 +264,12 @@ mod tests {
         assert!(
             other.ends_with("lambdalake runs --url http://lake:7700/x --cancel 7-v"),
             "{other}"
+        );
+        followed.to_start = Some("verify".to_owned());
+        let waited = goes_on(&followed, &DEFAULT_URL.parse().expect("an address"));
+        assert_eq!(
+            waited,
+            "no verify of v was started; run 7-v, which it waited for, goes on"
         );
     }
 }

@@ -74,7 +74,7 @@ pub(super) fn start_and_follow(
         let open = runs.iter().filter(is_open).find(|run| run["view"] == view);
         // It may just have ended.
         if let Some(run_id) = open.and_then(|run| run["run_id"].as_str()) {
-            follower.follow(view, run_id)?;
+            follower.follow_to_start(view, run_id, Some(kind))?;
         }
     };
     let run = follower.follow(view, &run_id)?;

@@ -103,7 +103,7 @@ fn details(run: &Value) -> Vec<String> {
     let fields = run.as_object().into_iter().flatten();
     let known = fields.filter(|(name, value)| {
         let is_empty = value.is_null() || *value == "" || **value == json!([]);
-        !is_empty && !["differences", "cut"].contains(&name.as_str())
+        !is_empty && name.as_str() != "differences"
     });
     let known: Vec<(&String, &Value)> = known.collect();
     let width = known.iter().map(|(name, _)| name.len()).max();
@@ -112,7 +112,11 @@ fn details(run: &Value) -> Vec<String> {
         let value = match value.as_array() {
             Some(names) => names
                 .iter()
-                .filter_map(Value::as_str)
+                .map(|value| {
+                    value
+                        .as_str()
+                        .map_or_else(|| value.to_string(), str::to_owned)
+                })
                 .collect::<Vec<_>>()
                 .join(", "),
             None => table::cell(name, value),

@@ -11,7 +11,7 @@ use super::recompute::{failure, start_and_follow};
 use super::runs::DIFFERENCE_COLUMNS;
 use super::{Exit, table};
 
-/// Ends with [`Exit::Damaged`] if stored states differ, else as the first view that could not be
+/// Ends with [`Exit::Damaged`] if stored states differ or are damaged, else as the first view that could not be
 /// checked.
 pub fn run(args: VerifyArgs) -> anyhow::Result<Exit> {
     let client = Client::new(&args.server.url);
@@ -56,18 +56,21 @@ pub fn run(args: VerifyArgs) -> anyhow::Result<Exit> {
 }
 
 fn outcome(run: &Run) -> Exit {
-    match (&*run.status, run.audit == "differences") {
-        ("succeeded", false) => Exit::Ok,
-        ("succeeded", true) => Exit::Damaged,
+    match &*run.status {
+        "succeeded" if run.audit == "differences" || !run.damaged.is_empty() => Exit::Damaged,
+        "succeeded" => Exit::Ok,
         _ => Exit::Other,
     }
 }
 
 fn print(view: &str, run_id: &str, run: &Run) {
     let groups = HumanCount(run.groups_compared);
+    for damaged in &run.damaged {
+        println!("{view}: damaged: {damaged}; a recompute makes it again (run {run_id})");
+    }
     match (outcome(run), run.audit.as_str()) {
         (Exit::Other, _) => eprintln!("error: {}", failure(view, run_id, run)),
-        (Exit::Damaged, _) => {
+        (Exit::Damaged, Some("differences")) => {
             println!(
                 "{view}: the stored states differ from a recompute; {groups} groups compared (run {run_id})"
             );
@@ -92,6 +95,7 @@ fn as_json(view: &str, run_id: &str, run: &Run) -> Value {
         "audit": run.audit,
         "groups_compared": run.groups_compared,
         "differences": run.differences,
+        "damaged": run.damaged,
         "error": run.error,
     })
 }

@@ -100,7 +100,7 @@ impl Engine {
         let outcome = std::mem::take(&mut *lock(&outcome));
         for view in outcome.emptied {
             self.cancel_run_of(&view);
-            lock(&self.to_fill).insert(view);
+            lock(&self.to_fill).insert(view, "new_columns");
         }
         let lossy = outcome.lossy.iter().cloned();
         lock(&stream.never_widened).extend(lossy);
@@ -229,15 +229,15 @@ impl Engine {
         })
     }
 
-    /// Starts the recomputes that fill views whose states began anew.
+    /// Starts the recomputes that fill views whose states are missing.
     pub(super) fn fill_emptied_views(self: &Arc<Self>) {
-        let views: Vec<String> = lock(&self.to_fill).iter().cloned().collect();
-        for view in views {
-            match self.start_recompute(&view, "new_columns".to_owned()) {
+        let views = lock(&self.to_fill).clone();
+        for (view, reason) in views {
+            match self.start_recompute(&view, reason.to_owned()) {
                 // The run of the generation before is still ending.
                 Err(error) if error.kind == ErrorKind::Conflict => continue,
                 Err(error) => tracing::warn!(view, %error, "not filled yet; recompute it"),
-                Ok(run_id) => tracing::info!(view, run_id, "filling the view's new states"),
+                Ok(run_id) => tracing::info!(view, run_id, reason, "filling the view's states"),
             }
             lock(&self.to_fill).remove(&view);
         }

@@ -51,8 +51,8 @@ pub(super) struct Quiet {
 
 /// A damaged file that somebody met.
 pub(super) struct Damage {
-    path: String,
-    reason: String,
+    pub(super) path: String,
+    pub(super) reason: String,
 }
 
 impl Damage {
@@ -193,7 +193,7 @@ impl Engine {
             // Without a view that has it, it was replaced meanwhile: the next try meets others.
             if let Some((view, lost)) = self.publisher.recheck_states(&damage.path) {
                 self.count_damage("states", lost);
-                lock(&self.to_fill).insert(view);
+                lock(&self.to_fill).insert(view, "damaged_states");
             }
             return Found::States;
         }
@@ -218,7 +218,7 @@ impl Engine {
     pub(super) fn rebuild_broken_states(&self) {
         for (view, files) in self.publisher.views_with_broken_states() {
             self.count_damage("states", files);
-            lock(&self.to_fill).insert(view);
+            lock(&self.to_fill).insert(view, "damaged_states");
         }
     }
 

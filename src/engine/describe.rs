@@ -236,6 +236,7 @@ impl SeenRun {
             "audit": run.audit,
             "groups_compared": run.groups_compared,
             "differences": run.differences,
+            "damaged": run.damaged,
             "version": run.version,
             "error": run.error,
             "shared_with": run.shared_with,

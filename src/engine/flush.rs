@@ -17,7 +17,7 @@ use lambdalake_data::scan::ParquetScan;
 use lambdalake_data::schema::StreamDefinition;
 use lambdalake_data::tail::TailPart;
 use lambdalake_data::{Cut, CutRange, DataError};
-use lambdalake_serving::snapshot::{ViewSnapshot, scan_files};
+use lambdalake_serving::snapshot::{Snapshot, ViewSnapshot, scan_files};
 use lambdalake_speed::keys::UnsavedKeys;
 use lambdalake_speed::writer::Sealed;
 
@@ -214,7 +214,22 @@ impl Engine {
             self.publisher.remove_unnamed(&written);
         }
         published?;
+        self.fill_views_made_since(&snapshot, stream);
         Ok(true)
+    }
+
+    /// A view that was made while a flush was going on got no pane from it.
+    fn fill_views_made_since(&self, before: &Snapshot, stream: &str) {
+        let snapshot = self.publisher.snapshot();
+        let mut to_fill = lock(&self.to_fill);
+        for (name, view) in &snapshot.views {
+            let of_before = before.views.get(name);
+            let is_known =
+                of_before.is_some_and(|it| it.state.incarnation == view.state.incarnation);
+            if view.state.stream == stream && !is_known && !view.gaps().is_empty() {
+                to_fill.insert(name.clone(), "new_view");
+            }
+        }
     }
 
     fn publish_flush(

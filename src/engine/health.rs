@@ -9,7 +9,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use lambdalake_batch::history::{Run, RunStatus};
+use lambdalake_batch::history::{Run, RunKind, RunStatus};
 use lambdalake_serving::engine::Health;
 use serde_json::{Value, json};
 
@@ -218,6 +218,7 @@ impl Engine {
             .iter()
             .map(|(path, reason)| json!({"path": path, "reason": reason}))
             .collect();
+        let differing = self.audit_differences();
         let ready = dead.is_empty() && !is_stopping;
         let (status, reason) = if is_stopping {
             ("shutting_down", Some("the engine shuts down".to_owned()))
@@ -226,6 +227,9 @@ impl Engine {
             ("degraded", Some(reason))
         } else if ready && !damaged.is_empty() {
             let reason = "files are damaged; what needs them fails: see damaged_files";
+            ("degraded", Some(reason.to_owned()))
+        } else if ready && !differing.is_empty() {
+            let reason = "stored states differ from a recompute: see audit_differences";
             ("degraded", Some(reason.to_owned()))
         } else if ready {
             ("ready", None)
@@ -257,21 +261,47 @@ impl Engine {
             "views": snapshot.views.len(),
             "running_recomputes": lock(&self.running).len(),
             "failed_recomputes": self.failed_recomputes(),
+            "audit_differences": differing,
             "damaged_files": damaged,
         });
         Health { ready, details }
     }
 
-    /// Views whose newest run failed: their answers are exact, but not getting quicker.
+    /// Views whose newest recompute that was not cancelled failed: their answers are exact, but not
+    /// getting quicker.
     fn failed_recomputes(&self) -> Vec<Value> {
-        let snapshot = self.publisher.snapshot();
-        let told = |run: &Run| {
-            let is_failed = matches!(run.status, RunStatus::Failed | RunStatus::OverBudget);
+        let failed = |run: &Run| {
+            let is_failed = run.status != RunStatus::Succeeded;
             is_failed.then(|| json!({"view": run.view, "run_id": run.run_id, "error": run.error}))
         };
-        let views = snapshot.views.keys();
-        views
-            .filter_map(|view| self.history.last_recompute_of(view, told)?)
-            .collect()
+        self.of_newest_runs(|run| run.kind == RunKind::Recompute, failed)
+    }
+
+    /// Views whose newest audit, of a recompute or a check, found differences in what is still
+    /// served: a recompute that was published took its place.
+    fn audit_differences(&self) -> Vec<Value> {
+        let differing = |run: &Run| {
+            let differs = !run.differences.is_empty() && run.version.is_none();
+            differs.then(|| {
+                json!({"view": run.view, "run_id": run.run_id, "differences": run.differences.len()})
+            })
+        };
+        self.of_newest_runs(|run| !run.audit.is_empty(), differing)
+    }
+
+    /// What `tell` says of the newest ended run of each view that `is_one`.
+    fn of_newest_runs(
+        &self,
+        is_one: impl Fn(&Run) -> bool,
+        tell: impl Fn(&Run) -> Option<Value>,
+    ) -> Vec<Value> {
+        let snapshot = self.publisher.snapshot();
+        let told = snapshot.views.iter().filter_map(|(name, view)| {
+            // Not of another view that had its name.
+            let created = view.state.created_at_micros;
+            let is_one = |run: &Run| run.asked_at_micros >= created && is_one(run);
+            self.history.last_ended_of(name, is_one, &tell)?
+        });
+        told.collect()
     }
 }

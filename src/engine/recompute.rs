@@ -5,14 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use lambdalake_batch::BatchError;
-use lambdalake_batch::audit::Audit;
+use lambdalake_batch::audit::{Audit, StoredStates};
 use lambdalake_batch::history::{FoundDifference, Run, RunKind, RunStatus};
 use lambdalake_batch::job::{self, RecomputeJob, RecomputeOutput};
 use lambdalake_batch::progress::{Phase, Progress, Told};
 use lambdalake_batch::shared::Share;
 use lambdalake_data::Cut;
 use lambdalake_data::publication::{OnMismatch, ViewVersion};
-use lambdalake_data::scan::ScanFile;
 use lambdalake_serving::engine::{EngineError, ErrorKind};
 use lambdalake_serving::snapshot::ViewSnapshot;
 use lambdalake_views::{Difference, FINISHED_LAYOUT};
@@ -119,7 +118,7 @@ impl Engine {
                 ));
             }
             if let Some(other) = running.get(name) {
-                let message = format!("view {name} is being recomputed by run {}", other.run_id);
+                let message = format!("view {name} has a run that has not ended: {}", other.run_id);
                 return Err(EngineError::new(
                     ErrorKind::Conflict,
                     "already_running",
@@ -143,7 +142,9 @@ impl Engine {
     /// Keeps what became of a run, and lets the view have another. Both at once for who looks: a
     /// run that has ended is in nobody's way.
     pub(super) fn end_run(&self, ended: Run) {
-        if let Err(error) = self.history.make_room() {
+        let publication = self.publisher.publication();
+        let is_view = |name: &str| publication.views.contains_key(name);
+        if let Err(error) = self.history.make_room(&ended, is_view) {
             tracing::warn!(%error, "old runs could not be removed");
         }
         if let Err(error) = self.history.store(&ended) {
@@ -215,7 +216,7 @@ impl Engine {
             None => self.recompute_alone(&view, &mut run, progress, turn),
         };
         if let Err(error) = &done
-            && self.is_worth_another_try(error, turn.is_shared())
+            && self.is_worth_another_try(error, turn.is_shared(), &mut run)
             && !progress.is_cancelled()
         {
             done = self.recompute_alone(&view, &mut run, progress, turn);
@@ -238,10 +239,15 @@ impl Engine {
         run
     }
 
-    fn is_worth_another_try(&self, error: &anyhow::Error, is_shared: bool) -> bool {
+    fn is_worth_another_try(&self, error: &anyhow::Error, is_shared: bool, run: &mut Run) -> bool {
         match Damage::in_error(error.as_ref()) {
             // The states to compare with were broken; without them there is nothing to compare.
-            Some(damage) => self.note(&damage) == Found::States,
+            Some(damage) if self.note(&damage) == Found::States => {
+                let Damage { path, reason } = damage;
+                run.damaged.push(format!("{path}: {reason}"));
+                true
+            }
+            Some(_) => false,
             // Alone it has all the memory.
             None => is_shared && is_over_budget(error),
         }
@@ -429,10 +435,12 @@ fn has_long_states(view: &ViewSnapshot) -> bool {
 }
 
 /// The stored states of exactly the events before the flush cut, if nothing is missing.
-fn previous_states(view: &ViewSnapshot) -> Option<Vec<ScanFile>> {
+fn previous_states(view: &ViewSnapshot) -> Option<StoredStates> {
     let has_states = view.version.is_some() || !view.panes.is_empty();
-    (has_states && view.gaps().is_empty())
-        .then(|| [view.version_files(), view.pane_files()].concat())
+    (has_states && view.gaps().is_empty()).then(|| StoredStates {
+        version: view.version_files(),
+        panes: view.pane_files(),
+    })
 }
 
 /// Memory did not suffice, or states took more than they may.

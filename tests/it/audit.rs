@@ -86,10 +86,16 @@ fn a_planted_mismatch_is_named_held_back_and_then_replaced() {
     let named = run["differences"].as_array().expect("differences");
     assert_eq!(named.len(), 7, "every group has another mean: {run}");
     assert_eq!(named[0]["key"], "k=k0");
-    assert!(named[0]["column"].to_string().contains("avg"), "{run}");
+    assert_eq!(named[0]["column"], "mean", "as the view calls it");
     assert_eq!(named[0]["recomputed"], "49.0");
     assert_ne!(named[0]["stored"], "49.0");
     assert_eq!(files(&server), before, "VERIFY publishes nothing");
+    let health = || server.get("/health").json()["details"].clone();
+    let differing = health();
+    assert_eq!(differing["status"], "degraded", "{differing}");
+    assert_eq!(differing["audit_differences"][0]["view"], "v");
+    assert_eq!(differing["audit_differences"][0]["run_id"], run["run_id"]);
+    assert_eq!(differing["failed_recomputes"], json!([]));
 
     let held = server.try_sql("REFRESH MATERIALIZED VIEW v");
     assert!(held.status >= 400);
@@ -98,8 +104,7 @@ fn a_planted_mismatch_is_named_held_back_and_then_replaced() {
         assert!(message.contains(part), "{message}");
     }
     assert_eq!(files(&server), before, "the old version stays");
-    let health = server.get("/health").json();
-    assert_eq!(health["details"]["failed_recomputes"][0]["view"], "v");
+    assert_eq!(health()["failed_recomputes"][0]["view"], "v");
     assert!(
         differences(&server).ends_with(" 2"),
         "{}",
@@ -114,6 +119,11 @@ fn a_planted_mismatch_is_named_held_back_and_then_replaced() {
     assert_eq!(
         merged,
         server.rows(&format!("SELECT * FROM ({VIEW}) ORDER BY k"))
+    );
+    assert_eq!(
+        health()["status"],
+        "ready",
+        "what differed is served no more"
     );
     let found = server.rows("VERIFY MATERIALIZED VIEW v").remove(0);
     assert_eq!(found["audit"], "equal");

@@ -520,11 +520,23 @@ fn recompute_runs_kept() {
     make_settled(&run.server, "s", "n BIGINT");
     run.server
         .sql("CREATE MATERIALIZED VIEW v AS SELECT count(*) AS c FROM s");
+    run.server
+        .sql("CREATE MATERIALIZED VIEW quiet AS SELECT max(n) AS n FROM s");
+    let views = || {
+        let runs = run.server.get("/api/v1/runs").json();
+        let runs = runs["runs"].as_array().expect("runs").clone();
+        let views = runs.iter().map(|run| run["view"].to_string());
+        views.collect::<Vec<_>>().concat()
+    };
+    run.server.sql("REFRESH MATERIALIZED VIEW quiet");
     for _ in 0..3 {
         run.server.sql("REFRESH MATERIALIZED VIEW v");
     }
-    let runs = run.server.get("/api/v1/runs").json();
-    assert_eq!(runs["runs"].as_array().expect("runs").len(), 2);
+    // The last one of each view stays.
+    assert_eq!(views(), "\"v\"\"quiet\"");
+    run.server.sql("DROP MATERIALIZED VIEW quiet");
+    run.server.sql("REFRESH MATERIALIZED VIEW v");
+    assert_eq!(views(), "\"v\"\"v\"");
 }
 
 fn speed_memory_bytes() {

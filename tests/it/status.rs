@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::audit::{VIEW, body, plant, sums};
 use crate::cli::{err, out, run};
+use crate::damage::{files_of, flip};
 use crate::run_events::{cancel, eventually, newest_run, start};
 use crate::server::Server;
 
@@ -51,7 +52,7 @@ fn a_planted_mismatch_is_shown_by_verify_status_and_runs() {
         4,
     );
     assert!(found.contains("v: the stored states differ"), "{found}");
-    assert_eq!(found.matches("avg(").count(), 7, "every group: {found}");
+    assert_eq!(found.matches("mean").count(), 7, "every group: {found}");
     assert!(found.contains("k=k0") && found.contains("49.0"), "{found}");
     assert!(found.contains("w: equal, 7 groups"), "{found}");
     let all = json_of(&url, &["verify", "--all-views", "--output", "json"], 4);
@@ -106,6 +107,31 @@ fn a_planted_mismatch_is_shown_by_verify_status_and_runs() {
     out(&run(&url, &["verify", "--all-views"], b""), 0);
     let status = out(&run(&url, &["status"], b""), 0);
     assert!(status.starts_with("health: ok"), "{status}");
+}
+
+#[test]
+fn verify_names_stored_states_that_are_damaged() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let server = Server::start(folder.path(), &[]);
+    let url = server.address();
+    server.ingest("s", "ndjson", &body());
+    server.sql(&format!("CREATE MATERIALIZED VIEW v AS {VIEW}"));
+    server.sql("REFRESH MATERIALIZED VIEW v");
+    let file = files_of(folder.path(), "views", "v", ".parquet").remove(0);
+    flip(&file);
+    let name = file.file_name().expect("a name").to_string_lossy();
+    let verify = ["verify", "--view", "v"];
+    let found = out(&run(&url, &verify, b""), 4);
+    assert!(
+        found.starts_with("v: damaged: views/") && found.contains(&*name),
+        "{found}"
+    );
+    // It is made again by itself.
+    eventually("a repair", &server, || {
+        let run = server.get("/api/v1/runs").json()["runs"][0].clone();
+        run["started_by"] == "damaged_states" && run["status"] == "succeeded"
+    });
+    assert!(out(&run(&url, &verify, b""), 0).contains("v: equal, 7 groups"));
 }
 
 #[test]

@@ -305,7 +305,7 @@ fn finished_rows_that_differ_from_the_states_beside_them_are_found() {
     assert_eq!(code, 4, "{found}");
     let findings = check(&found, "view", "v")["findings"].to_string();
     assert!(
-        findings.contains("k=k0 avg(s.x): stored 50.0, computed 49.0"),
+        findings.contains("k=k0 mean: stored 50.0, computed 49.0"),
         "{findings}"
     );
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::server::Server;
+use super::settings::until;
 
 /// Events `from..to`: a key of four, a number, a list and a nested object.
 fn events(range: std::ops::Range<u64>) -> String {
@@ -53,6 +54,28 @@ fn refresh(server: &Server, view: &str) {
 
 fn start(folder: &Path) -> Server {
     Server::start(folder, &[])
+}
+
+#[test]
+fn a_view_that_is_made_during_a_flush_is_stored_soon() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let server = start(folder.path());
+    for round in 0..4 {
+        for part in 0..3 {
+            let from = (3 * round + part) * 20_000;
+            server.ingest("s", "ndjson", &events(from..from + 20_000));
+        }
+        let select = format!("SELECT k, count(*) AS n, {round} AS round FROM s GROUP BY k");
+        let view = format!("v{round}");
+        std::thread::scope(|scope| {
+            scope.spawn(|| server.sql("FLUSH s"));
+            std::thread::sleep(Duration::from_millis(100 * round));
+            create(&server, &view, &select);
+        });
+        let described = || server.get(&format!("/api/v1/views/{view}")).json();
+        until("stored states", || described()["unstored_events"] == 0);
+        same(&server, &view, &select, "made during a flush");
+    }
 }
 
 const SHAPES: &[(&str, &str)] = &[

@@ -34,7 +34,7 @@ const TOLERANCE: f64 = 1e-9;
 pub struct Difference {
     /// The group key, `name=value` joined by commas; empty without GROUP BY.
     pub key: String,
-    /// The column, or `(row)` if one side has no row for the key.
+    /// The column by the view's own name for it if it has one, or `(row)` if one side has no row for the key.
     pub column: String,
     /// The value on the left; `(none)` where there is no row.
     pub left: String,
@@ -141,15 +141,12 @@ impl Side {
         Ok(shown.value(row).to_string())
     }
 
-    fn key(&self, keys: usize, row: usize) -> Result<String, ViewError> {
+    fn key(&self, view: &View, row: usize) -> Result<String, ViewError> {
         let schema = self.rows.schema();
-        let parts = (0..keys)
+        let parts = (0..view.key_columns())
             .map(|at| {
-                Ok(format!(
-                    "{}={}",
-                    schema.field(at).name(),
-                    self.show(at, row)?
-                ))
+                let title = view.title_of(schema.field(at).name());
+                Ok(format!("{title}={}", self.show(at, row)?))
             })
             .collect::<Result<Vec<_>, ViewError>>()?;
         Ok(parts.join(", "))
@@ -210,7 +207,7 @@ fn missing(view: &View, side: &Side, row: usize, on_left: bool) -> Result<Differ
     } else {
         (none, there)
     };
-    let key = side.key(view.key_columns(), row)?;
+    let key = side.key(view, row)?;
     Ok(Difference {
         key,
         column: "(row)".to_string(),
@@ -297,8 +294,10 @@ fn compare_row(
         };
         if !agrees {
             found.push(Difference {
-                key: left.key(keys, l)?,
-                column: left.rows.schema().field(column).name().clone(),
+                key: left.key(view, l)?,
+                column: view
+                    .title_of(left.rows.schema().field(column).name())
+                    .to_owned(),
                 left: left.show(column, l)?,
                 right: right.show(column, r)?,
             });

@@ -171,6 +171,21 @@ impl Steps {
         )?))
     }
 
+    /// See [`crate::View::finish_sorted`].
+    pub(crate) fn finish_sorted(
+        &self,
+        states: Arc<dyn ExecutionPlan>,
+    ) -> Result<Option<Arc<dyn ExecutionPlan>>> {
+        if self.key_columns == 0 || self.has_grouping_sets {
+            return Ok(None);
+        }
+        let states = RelabelExec::try_new(states, self.partial.schema())?;
+        let states = Arc::new(states.sorted_by_first(self.key_columns));
+        let rows = self.operator(AggregateMode::Final, states)?;
+        let rows = RelabelExec::try_new(rows, Arc::clone(&self.aggregate_schema))?;
+        Ok(Some(Arc::new(rows.sorted_by_first(self.key_columns))))
+    }
+
     /// The empty grouping set has a row even where there are no events (ROLLUP, CUBE). Map
     /// gives its state, finish does not: so the states of no events come along.
     fn with_grand_total(&self, states: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {

@@ -215,6 +215,19 @@ impl View {
         Ok(self.steps.finish(states)?)
     }
 
+    /// As [`View::finish`], of states of one partition that are sorted by ascending keys with nulls
+    /// first: the rows come in the same order, a batch at a time is held. `None` without keys, and
+    /// for grouping sets.
+    ///
+    /// Errors: [`ViewError::Mismatch`] if `states` has other columns.
+    pub fn finish_sorted(
+        &self,
+        states: Arc<dyn ExecutionPlan>,
+    ) -> Result<Option<Arc<dyn ExecutionPlan>>, ViewError> {
+        check_columns("finish", &self.steps.states_schema, &states.schema())?;
+        Ok(self.steps.finish_sorted(states)?)
+    }
+
     /// How finished aggregates are stored beside the states of a group; `None` if that is no use:
     /// there are no keys, or grouping sets, or values as long as the data.
     pub fn finished(&self) -> Option<&Finished> {
@@ -235,6 +248,30 @@ impl View {
     /// Errors: [`ViewError::Mismatch`] if `finished` has other columns.
     pub fn answer_plan(&self, finished: Arc<dyn TableProvider>) -> Result<LogicalPlan, ViewError> {
         answer::answer_plan(&self.analysed, &self.aggregate, &self.steps, finished)
+    }
+
+    /// The view's own name for a column of [`View::aggregate_schema`]; that name if it has none.
+    pub(crate) fn title_of<'a>(&'a self, name: &'a str) -> &'a str {
+        let mut plan = &self.analysed;
+        loop {
+            plan = match plan {
+                LogicalPlan::Projection(top) => {
+                    let titles = top.expr.iter().filter_map(|expr| match expr {
+                        Expr::Alias(alias) => Some((alias.expr.as_ref(), alias.name.as_str())),
+                        _ => None,
+                    });
+                    let is_it =
+                        |expr: &Expr| matches!(expr, Expr::Column(column) if column.name == name);
+                    let mut titles = titles.filter(|(expr, _)| is_it(expr));
+                    return titles.next().map_or(name, |(_, title)| title);
+                }
+                LogicalPlan::Aggregate(_) => return name,
+                _ => match plan.inputs()[..] {
+                    [input] => input,
+                    _ => return name,
+                },
+            }
+        }
     }
 
     pub(crate) fn judges(&self) -> &[Judge] {

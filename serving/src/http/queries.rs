@@ -127,7 +127,7 @@ impl Ticket {
             () = sleep_until(self.deadline) => Err(EngineError::new(
                 ErrorKind::Timeout,
                 "query_timeout",
-                "the query took longer than its timeout_ms",
+                "the statement took longer than it may: its timeout_ms, or else the setting query_timeout",
             )),
             output = work => Ok(output),
         }

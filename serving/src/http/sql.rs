@@ -101,9 +101,14 @@ async fn run(
             ticket.run(app.engine.query(query)).await??
         }
         other => {
-            ticket
-                .run(catalog::carry_out(app.engine.as_ref(), other, query))
-                .await??
+            let starts_run = matches!(other, Statement::Refresh(_) | Statement::Verify(_));
+            let done = ticket.run(catalog::carry_out(app.engine.as_ref(), other, query));
+            done.await.map_err(|mut error| {
+                if starts_run {
+                    error.message += "; a run that it has started goes on: see GET /api/v1/runs";
+                }
+                error
+            })??
         }
     };
     Ok(answer::respond(app, ticket, answer, shown, record).await?)

@@ -159,12 +159,12 @@ pub const TABLES: &[TableDoc] = &[
             column(
                 "status",
                 Text,
-                "queued, running, succeeded, failed or cancelled.",
+                "queued, running, succeeded, failed, over_budget or cancelled.",
             ),
             column(
                 "started_by",
                 Text,
-                "The trigger that was due, request, new_view or new_columns.",
+                "The trigger that was due, request, new_view, new_columns or damaged_states.",
             ),
             column(
                 "started_at",
