@@ -23,13 +23,21 @@ pub enum BatchError {
     /// Groups or lists of values that cannot be spilled did not fit.
     #[error(
         "the recompute needs more memory than batch_memory_bytes: raise it, lower \
-         recompute_concurrency, or make a view with smaller states: {0}"
+         recompute_concurrency, or make a view with smaller states: {}", innermost(.0)
     )]
     OutOfMemory(DataFusionError),
     #[error(transparent)]
     DataFusion(DataFusionError),
     #[error(transparent)]
     Arrow(#[from] arrow::error::ArrowError),
+}
+
+/// What the memory pool said, without what operators said around it: they name settings that there
+/// are not here.
+fn innermost(error: &DataFusionError) -> String {
+    let text = error.to_string();
+    let said = text.rsplit("Resources exhausted: ").next();
+    said.unwrap_or(&text).to_owned()
 }
 
 impl From<DataFusionError> for BatchError {
@@ -45,5 +53,24 @@ impl BatchError {
     /// What was to be computed takes more than it may.
     pub fn is_over_budget(&self) -> bool {
         matches!(self, Self::StatesTooLarge(_) | Self::OutOfMemory(_))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_the_pool_said_is_told() {
+        let pool =
+            DataFusionError::ResourcesExhausted("ExternalSorter[0] wants 1.0 MiB".to_owned());
+        let error = pool.context("Consider 'datafusion.runtime.memory_limit'");
+        let error = BatchError::from(error);
+        assert!(error.is_over_budget());
+        let text = error.to_string();
+        assert!(
+            text.ends_with("with smaller states: ExternalSorter[0] wants 1.0 MiB"),
+            "{text}"
+        );
     }
 }

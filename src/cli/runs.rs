@@ -55,6 +55,9 @@ pub fn run(args: RunsArgs) -> anyhow::Result<Exit> {
     if args.json {
         runs.iter().rev().for_each(|run| println!("{run}"));
     } else if runs.is_empty() {
+        if let Some(view) = &args.view {
+            client.get(&client.url(&["api", "v1", "views", view], &[]))?;
+        }
         println!("no runs");
     } else {
         let lines = list(&runs, now, table::terminal_width());
