@@ -42,7 +42,7 @@ use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use lambdalake_batch::history::History;
-use lambdalake_batch::memory::{BatchPool, sort_reservation_bytes};
+use lambdalake_batch::memory::{BatchPool, sort_reservation_bytes, spill_merge_fan_in};
 use lambdalake_batch::triggers::Triggers;
 use lambdalake_data::delta::DeltaMirror;
 use lambdalake_data::disk::STAGING;
@@ -180,6 +180,8 @@ impl Engine {
         let speed_env = runtime_env(&disk, fair(settings.speed_memory_bytes), &spill)?;
         let batch_pool = Arc::new(BatchPool::new(settings.batch_memory_bytes));
         let batch_env = runtime_env(&disk, Arc::clone(&batch_pool) as _, &spill)?;
+        let fan_in = spill_merge_fan_in(settings.batch_memory_bytes, cores);
+        batch_env.disk_manager.set_max_spill_merge_fan_in(fan_in);
         let batch_config = session_config(cores)
             .with_sort_spill_reservation_bytes(sort_reservation_bytes(settings.batch_memory_bytes));
         let pool = |name, env: &Arc<RuntimeEnv>, limit_bytes| meters::Pool {

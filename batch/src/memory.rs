@@ -3,8 +3,9 @@
 //! A recompute holds its groups in one operator, then sorts them in the next. DataFusion's fair
 //! pool gives every operator the same share, so that the one at work spills while the others hold
 //! nothing. Here each that can spill is sure of a floor, and what is beyond the floors goes to
-//! whoever asks first. What cannot spill has a part for itself and may take all; an operator gets its floor even then, by which
-//! the limit may be exceeded: without any memory it could not even spill.
+//! whoever asks first. What cannot spill has a part for itself and may take all; an operator gets
+//! its floor even then, by which the limit may be exceeded: without any memory it could not even
+//! spill.
 
 use std::collections::HashMap;
 use std::fmt::{self, Display, Formatter};
@@ -22,10 +23,29 @@ const FLOORS: usize = 32;
 /// What can spill leaves one part in so many to what cannot: the merging of what was spilled.
 const KEPT: usize = 8;
 
+/// The same of a small pool, up to [`KEPT_OF_SMALL_BYTES`]: merging needs some batches, however
+/// little memory there is.
+const KEPT_OF_SMALL: usize = 4;
+const KEPT_OF_SMALL_BYTES: usize = 32 << 20;
+
+/// What merging takes for a spilled file: two batches of a megabyte, which hold 8,192 wide states.
+const MERGED_FILE_BYTES: usize = 2 << 20;
+
+fn kept_bytes(limit_bytes: usize) -> usize {
+    let of_small = (limit_bytes / KEPT_OF_SMALL).min(KEPT_OF_SMALL_BYTES);
+    of_small.max(limit_bytes / KEPT)
+}
+
 /// What a sort sets aside for merging what it spilled, in a pool of so many bytes: DataFusion's
 /// 10 MB, or what the floors leave of a small one.
 pub fn sort_reservation_bytes(limit_bytes: usize) -> usize {
     (limit_bytes / FLOORS).min(10 << 20)
+}
+
+/// Spilled files that each of `sorts` may merge at a time: otherwise the first one takes all memory
+/// for as many as it can, and the others have none for two.
+pub fn spill_merge_fan_in(limit_bytes: usize, sorts: usize) -> usize {
+    (kept_bytes(limit_bytes) / (sorts * MERGED_FILE_BYTES)).max(2)
 }
 
 /// See the module.
@@ -69,7 +89,7 @@ impl Held {
         let owed: usize = others.map(|(_, bytes)| unheld(bytes)).sum();
         let own = self.spillable.get(&consumer.id());
         let unspillable = self.bytes.saturating_sub(self.spillable.values().sum());
-        let kept = own.map_or(0, |_| (limit_bytes / KEPT).saturating_sub(unspillable));
+        let kept = own.map_or(0, |_| kept_bytes(limit_bytes).saturating_sub(unspillable));
         limit_bytes
             .saturating_sub(self.bytes + owed + kept)
             .max(own.map_or(0, unheld))
@@ -187,7 +207,7 @@ mod tests {
 
     #[test]
     fn one_takes_what_the_others_do_not_hold_but_their_floors() -> Result<()> {
-        // Of which 450 are kept for what cannot spill.
+        // Of which 900 are kept for what cannot spill.
         let batch = Arc::new(BatchPool::new(3_600));
         let pool: Arc<dyn MemoryPool> = Arc::clone(&batch) as _;
         let whole = batch.watch();
@@ -198,7 +218,7 @@ mod tests {
         let (groups, sort) = (spiller("groups"), spiller("sort"));
         let merge = MemoryConsumer::new("merge").register(&pool);
         // All but that and the floor of the sort, a 32nd.
-        groups.try_grow(3_038)?;
+        groups.try_grow(2_588)?;
         assert!(groups.try_grow(1).is_err());
         sort.try_grow(112)?;
         let error = sort.try_grow(1).expect_err("no more").to_string();
@@ -207,7 +227,7 @@ mod tests {
             "{error}"
         );
         assert!(error.contains("batch memory of 3.5 KiB"), "{error}");
-        merge.try_grow(450)?;
+        merge.try_grow(900)?;
         assert!(merge.try_grow(1).is_err());
         // Whoever comes when all is taken still has a floor.
         let late = spiller("late");
@@ -222,7 +242,7 @@ mod tests {
         assert!(sort.try_grow(1).is_err() && merge.try_grow(1).is_err());
         drop(groups);
         assert_eq!((whole.most(), later.most()), (3_712, 3_600));
-        sort.try_grow(926)?;
+        sort.try_grow(476)?;
         assert_eq!(pool.reserved(), 3_600);
         drop((sort, merge, late));
         assert_eq!(pool.reserved(), 0);
