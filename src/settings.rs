@@ -223,7 +223,7 @@ settings! {
     recompute_catch_up: bool = boolean("true"), unit "BOOL",
         env "LAMBDALAKE_RECOMPUTE_CATCH_UP";
 
-    /// Ended recomputes that are remembered.
+    /// Ended recomputes that are remembered; the last ones of each view stay beyond that.
     recompute_runs_kept: usize = count("1000"), unit "RUNS",
         env "LAMBDALAKE_RECOMPUTE_RUNS_KEPT";
 
