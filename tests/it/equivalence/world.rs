@@ -146,20 +146,20 @@ impl World {
         }
     }
 
+    /// Runs that have not ended.
     fn running(&self) -> Vec<String> {
-        let runs = self.port().runs();
-        let running = runs.iter().filter(|run| run["status"] == "running");
-        running
-            .filter_map(|run| run["run_id"].as_str().map(str::to_owned))
-            .collect()
+        running(&self.port().runs())
     }
 
     /// Waits for every run, and demands that none found a difference.
     pub fn runs_end_well(&self) {
-        for run in self.running() {
-            self.runtime.block_on(self.port().wait_run(&run)).ok();
+        let mut runs = self.port().runs();
+        // The engine starts some by itself meanwhile.
+        while let Some(run) = running(&runs).first() {
+            self.runtime.block_on(self.port().wait_run(run)).ok();
+            runs = self.port().runs();
         }
-        for run in self.port().runs() {
+        for run in runs {
             let excused = run["run_id"]
                 .as_str()
                 .is_some_and(|id| self.excused.contains(id));
@@ -239,4 +239,11 @@ impl World {
         }
         rows
     }
+}
+
+fn running(runs: &[Value]) -> Vec<String> {
+    let has_not_ended = |run: &&Value| run["status"] == "running" || run["status"] == "queued";
+    let open = runs.iter().filter(has_not_ended);
+    open.filter_map(|run| run["run_id"].as_str().map(str::to_owned))
+        .collect()
 }
