@@ -18,7 +18,7 @@ use serde_json::json;
 
 use super::server::Server;
 
-const CYCLES: u64 = 25;
+const CYCLES: u64 = 20;
 /// A folder with very many small files makes the checks slow, not sharper.
 const CYCLES_OF_A_FOLDER: u64 = 50;
 const PRODUCERS: u64 = 3;
