@@ -206,6 +206,23 @@ mod tests {
     use super::*;
 
     #[test]
+    fn sorts_share_what_is_kept_for_merging() {
+        for (limit_bytes, sorts, files) in [
+            (1 << 30, 2, 32),
+            (1 << 30, 64, 2),
+            (256 << 20, 2, 8),
+            (64 << 20, 2, 4),
+            (1 << 10, 1, 2),
+        ] {
+            assert_eq!(
+                spill_merge_fan_in(limit_bytes, sorts),
+                files,
+                "{limit_bytes}"
+            );
+        }
+    }
+
+    #[test]
     fn one_takes_what_the_others_do_not_hold_but_their_floors() -> Result<()> {
         // Of which 900 are kept for what cannot spill.
         let batch = Arc::new(BatchPool::new(3_600));

@@ -257,7 +257,7 @@ impl View {
             plan = match plan {
                 LogicalPlan::Projection(top) => {
                     let titles = top.expr.iter().filter_map(|expr| match expr {
-                        Expr::Alias(alias) => Some((alias.expr.as_ref(), alias.name.as_str())),
+                        Expr::Alias(alias) => Some((aliased(&alias.expr), alias.name.as_str())),
                         _ => None,
                     });
                     let is_it =
@@ -280,6 +280,14 @@ impl View {
 
     pub(crate) fn hidden(&self) -> &[HiddenKind] {
         &self.hidden
+    }
+}
+
+/// What an alias stands for: `count(*) AS n` has one within the other.
+fn aliased(expr: &Expr) -> &Expr {
+    match expr {
+        Expr::Alias(alias) => aliased(&alias.expr),
+        other => other,
     }
 }
 

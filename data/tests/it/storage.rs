@@ -312,10 +312,7 @@ fn delta_is_rolled_forward_once_whatever_was_missed() {
     let folder = tempfile::tempdir().unwrap();
     let disk = Disk::open(folder.path()).unwrap();
     let shared: Arc<Disk> = Arc::clone(&disk) as _;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = runtime();
     let mut state = empty_state();
     let mut mirror = DeltaMirror::new(Arc::clone(&shared), &definition());
     for skip in [false, true, false, false] {
@@ -349,10 +346,7 @@ fn delta_is_rolled_forward_once_whatever_was_missed() {
 fn delta_makes_checkpoints_and_merged_files_change_no_data() {
     let folder = tempfile::tempdir().unwrap();
     let disk: Arc<Disk> = Disk::open(folder.path()).unwrap();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = runtime();
     let mut state = empty_state();
     let mut mirror = DeltaMirror::new(Arc::clone(&disk), &definition());
     for _ in 0..30 {
@@ -415,6 +409,13 @@ fn flush_ten(disk: &Disk, state: &mut StreamState) {
     state.cut = cut(to);
 }
 
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+}
+
 fn empty_state() -> StreamState {
     StreamState {
         definition: definition(),
@@ -431,10 +432,7 @@ fn empty_state() -> StreamState {
 fn delta_forgets_entries_that_are_older_than_a_month() {
     let folder = tempfile::tempdir().unwrap();
     let disk: Arc<Disk> = Disk::open(folder.path()).unwrap();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = runtime();
     let mut state = empty_state();
     let mut mirror = DeltaMirror::new(Arc::clone(&disk), &definition());
     let log = folder.path().join("streams/s-1/_delta_log");
